@@ -1,0 +1,66 @@
+"""The errors every part of encode-once raises for something a user can mend.
+
+Each carries the same five facts, so that a log line is enough to act on: a stable code, where it happened,
+what was expected, what was found, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class EncodeOnceError(ValueError):
+    """Base of all errors meant for users.
+
+    Args:
+        code: Stable identifier, kebab-case; never reused for another meaning.
+        where: File, object, row or option at fault.
+        expected: What the contract asks for.
+        actual: What was found.
+        remedy: What the user can do.
+    """
+
+    def __init__(self, code: str, *, where: str, expected: str, actual: str, remedy: str) -> None:
+        self.code = code
+        self.where = where
+        self.expected = expected
+        self.actual = actual
+        self.remedy = remedy
+        super().__init__(code, where, expected, actual, remedy)
+
+    def __str__(self) -> str:
+        return (
+            f"[{self.code}] {self.where}\n  expected: {self.expected}\n  actual:   {self.actual}\n  remedy:   {self.remedy}"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments do not survive the default pickling, and errors cross process boundaries in a Ray job.
+        return _rebuild, (type(self), self.code, self.where, self.expected, self.actual, self.remedy)
+
+
+def _rebuild(
+    cls: type[EncodeOnceError], code: str, where: str, expected: str, actual: str, remedy: str
+) -> EncodeOnceError:
+    return cls(code, where=where, expected=expected, actual=actual, remedy=remedy)
+
+
+class StorageError(EncodeOnceError):
+    """An object store or file system did not do what was asked of it."""
+
+
+class MissingObjectError(StorageError):
+    """An object that should exist does not."""
+
+
+class DamagedDataError(EncodeOnceError):
+    """Stored bytes are not what was written: wrong checksum, wrong length, unreadable structure."""
+
+
+class ContractError(EncodeOnceError):
+    """A dataset, document or value does not follow SPEC.md."""
+
+
+class IdentityMismatchError(EncodeOnceError):
+    """Two encodings that may not be mixed were about to be."""
+
+
+class ConfigError(EncodeOnceError):
+    """An option, a path or a combination of options cannot be used."""

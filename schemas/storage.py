@@ -1,0 +1,331 @@
+"""One small door to folders and buckets: everything encode-once reads or writes goes through `Store`.
+
+obstore gives local files, S3, Google Cloud Storage and Azure one API, atomic conditional puts and ranged reads. Two
+things are added here. Short reads are errors (a local ranged read past the end answers with fewer bytes and no
+complaint). And local creates are durable: obstore's local store does not fsync, so a power cut could leave a commit
+record of zero bytes; here a file is written beside its name, fsynced, linked into place exclusively, and its folder
+fsynced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import LocalStore, from_url
+
+from schemas.errors import ConfigError, DamagedDataError, MissingObjectError, StorageError
+
+# A store that is down for a minute must not end a job of days; obstore's own default gives up after about 3 s.
+_RETRY: Any = {
+    "max_retries": 12,
+    "retry_timeout": timedelta(minutes=5),
+    "backoff": {"base": 2, "init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=15)},
+}
+_CLIENT: Any = {"timeout": timedelta(minutes=5), "connect_timeout": timedelta(seconds=15)}
+
+TEMPORARY_SUFFIX = re.compile(r"\.tmp-[0-9a-f]{32}$")
+"""Names of files a killed writer can leave in a local folder; never a committed object."""
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """What a listing says of one object."""
+
+    path: str
+    """Relative to the store's root, `/` separated."""
+    num_bytes: int
+    e_tag: str | None
+    """Changes when the content changes; None where a store has none."""
+    last_modified: datetime
+
+
+class Store:
+    """A folder or bucket prefix. Paths are relative to it, `/` separated, never absolute.
+
+    Args:
+        url: A local path, or `file://`, `s3://`, `gs://`, `az://`, `abfs://` with bucket and prefix. Credentials come
+            from the environment or the usual profile and instance chains, never from the URL.
+
+    Raises:
+        ConfigError: The URL's scheme is unknown or its configuration is incomplete.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/") or "/"
+        self.local_root = _local_root(url)
+        self._backend: Any
+        try:
+            if self.local_root is not None:
+                # The folder is made by the first write: opening a dataset that is not there must not create it.
+                self._backend = LocalStore(self.local_root) if self.local_root.is_dir() else None
+            else:
+                self._backend = from_url(url, client_options=_CLIENT, retry_config=_RETRY)
+        except (BaseError, ValueError) as error:
+            raise ConfigError(
+                "storage-url-invalid",
+                where=url,
+                expected="a local folder or an s3://, gs://, az:// or abfs:// URL with bucket and prefix",
+                actual=_first_line(error),
+                remedy="check the URL, and that region and credentials are in the environment or the usual profile",
+            ) from error
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
+        return Store, (self.url,)
+
+    def __repr__(self) -> str:
+        return f"Store({self.url!r})"
+
+    def locate(self, path: str) -> str:
+        """The full name of an object, for messages."""
+        return f"{self.url}/{path}"
+
+    @property
+    def backend(self) -> Any:
+        """The obstore store, for calls that this class has no use for."""
+        if self._backend is None:
+            assert self.local_root is not None
+            self._backend = LocalStore(self.local_root, mkdir=True)
+        return self._backend
+
+    def get(self, path: str) -> bytes:
+        """The whole object.
+
+        Raises:
+            MissingObjectError: It does not exist.
+            StorageError: The store failed after all retries.
+        """
+        with self._named(path):
+            return bytes(obstore.get(self._existing(path), path).bytes())
+
+    def get_range(self, path: str, offset: int, num_bytes: int) -> bytes:
+        """Exactly `num_bytes` bytes from `offset`, in one request.
+
+        Raises:
+            DamagedDataError: The object ends before the range does.
+            MissingObjectError, StorageError: As `get`.
+        """
+        if num_bytes == 0:
+            return b""
+        with self._named(path):
+            data = bytes(obstore.get_range(self._existing(path), path, start=offset, length=num_bytes))
+        if len(data) != num_bytes:
+            raise _short(self.locate(path), offset, num_bytes, len(data))
+        return data
+
+    def get_ranges(self, path: str, offsets: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
+        """Several ranges of one object, neighbouring ones coalesced into one request by obstore.
+
+        Raises:
+            DamagedDataError, MissingObjectError, StorageError: As `get_range`.
+        """
+        if not offsets:
+            return []
+        with self._named(path):
+            found = obstore.get_ranges(self._existing(path), path, starts=list(offsets), lengths=list(lengths))
+        for data, offset, length in zip(found, offsets, lengths, strict=True):
+            if len(data) != length:
+                raise _short(self.locate(path), offset, length, len(data))
+        return [bytes(data) for data in found]
+
+    def head(self, path: str) -> ObjectInfo | None:
+        """Size and age of an object, or None if it does not exist."""
+        if self._backend is None and not self._appeared():
+            return None
+        try:
+            with self._named(path):
+                return _info(obstore.head(self.backend, path))
+        except MissingObjectError:
+            return None
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Every object below `prefix` (a folder, not a name's beginning), in no particular order."""
+        if self._backend is None and not self._appeared():
+            return
+        with self._named(prefix or "."):
+            for batch in obstore.list(self.backend, prefix or None, chunk_size=1000):
+                yield from map(_info, batch)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Writes a new object durably, in a single conditional put. The first writer wins.
+
+        Returns:
+            False, with nothing changed, if the object already exists.
+        """
+        if self.local_root is not None:
+            return _create_local(self.local_root / path, [data])
+        try:
+            with self._named(path):
+                obstore.put(self.backend, path, data, mode="create", use_multipart=False)
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def create_content_addressed(self, path: str, chunks: Iterable[bytes], num_bytes: int) -> bool:
+        """Writes an object whose name is derived from its content, so that who wins a race does not matter.
+
+        Large objects go up in parts, which object stores cannot make conditional; an existing object of the right size
+        is left as it is.
+
+        Returns:
+            False if it was there already.
+        """
+        if self.local_root is not None:
+            return _create_local(self.local_root / path, chunks)
+        found = self.head(path)
+        if found is not None and found.num_bytes == num_bytes:
+            return False
+        with self._named(path):
+            obstore.put(self.backend, path, iter(chunks), chunk_size=16 * 1024**2, max_concurrency=4)
+        return True
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Writes an object atomically, whether or not it exists. Only for what can be made again (index, heartbeat)."""
+        if self.local_root is not None:
+            _replace_local(self.local_root / path, data)
+            return
+        with self._named(path):
+            obstore.put(self.backend, path, data, use_multipart=False)
+
+    def delete(self, paths: Sequence[str]) -> None:
+        """Removes objects; one that is already gone is no error."""
+        for path in paths:
+            with contextlib.suppress(MissingObjectError), self._named(path):
+                obstore.delete(self.backend, path)
+
+    def _appeared(self) -> bool:
+        return self.local_root is not None and self.local_root.is_dir()
+
+    def _existing(self, path: str) -> Any:
+        if self._backend is None and not self._appeared():
+            raise _missing(self.locate(path))
+        return self.backend
+
+    @contextlib.contextmanager
+    def _named(self, path: str) -> Iterator[None]:
+        """Gives a backend's error the object's name and a remedy; a conflict passes through."""
+        try:
+            yield
+        except AlreadyExistsError:
+            raise
+        except FileNotFoundError as error:
+            raise _missing(self.locate(path)) from error
+        except (BaseError, OSError, ValueError) as error:
+            if isinstance(error, (StorageError, DamagedDataError)):
+                raise
+            raise StorageError(
+                "storage-failed",
+                where=self.locate(path),
+                expected="the store to answer within the retries (about five minutes)",
+                actual=f"{type(error).__name__}: {_first_line(error)}",
+                remedy="check the store's health, the credentials and free space; then run the same command again",
+            ) from error
+
+
+def _local_root(url: str) -> Path | None:
+    if url.startswith("file://"):
+        return Path(url.removeprefix("file://")).absolute()
+    if re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]*://", url):
+        return None
+    return Path(url).expanduser().absolute()
+
+
+def _create_local(target: Path, chunks: Iterable[bytes]) -> bool:
+    if target.exists():
+        return False
+    temporary = _write_temporary(target, chunks)
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    _fsync_folder(target.parent)
+    return True
+
+
+def _replace_local(target: Path, data: bytes) -> None:
+    temporary = _write_temporary(target, [data])
+    os.replace(temporary, target)
+    _fsync_folder(target.parent)
+
+
+def _write_temporary(target: Path, chunks: Iterable[bytes]) -> Path:
+    """A fully written, fsynced file beside `target`; nothing is left behind if writing fails (a full disk, say)."""
+    temporary = target.with_name(f"{target.name}.tmp-{uuid.uuid4().hex}")
+    try:
+        _make_folder(target.parent)
+        with open(temporary, "xb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(
+            "storage-write-failed",
+            where=str(target),
+            expected="the file to be written and flushed to disk",
+            actual=f"{type(error).__name__}: {error}",
+            remedy="free space or fix the permissions, then run the same command again: nothing was half-written",
+        ) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _make_folder(folder: Path) -> None:
+    """`mkdir -p` that makes each new folder's entry durable too."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for new in reversed(missing):
+        new.mkdir(exist_ok=True)
+        _fsync_folder(new.parent)
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _info(meta: Any) -> ObjectInfo:
+    return ObjectInfo(meta["path"], meta["size"], meta.get("e_tag"), meta["last_modified"])
+
+
+def _missing(name: str) -> MissingObjectError:
+    return MissingObjectError(
+        "object-missing",
+        where=name,
+        expected="the object to exist",
+        actual="not found",
+        remedy="check the URL; if the dataset once had it, restore it, or delete its ledger record and encode again",
+    )
+
+
+def _short(name: str, offset: int, expected: int, actual: int) -> DamagedDataError:
+    return DamagedDataError(
+        "object-too-short",
+        where=f"{name} at byte {offset}",
+        expected=f"{expected} bytes",
+        actual=f"{actual} bytes",
+        remedy="the object was cut short: restore it, or delete its ledger record and encode the shard again",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).split("\n\n", 1)[0].replace("\n", " ")[:500]
