@@ -1,0 +1,100 @@
+"""The commit of a shard's group: parts, then rejects, then one ledger record by conditional create.
+
+Nothing counts until the record is there, and the first record wins: a late or zombie writer changes nothing, whatever it
+had already stored. What it left behind is an orphan, collected by `finalize`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from schemas.errors import ContractError, MissingObjectError
+from schemas.ledger import LedgerRecord, Part, RejectsObject, part_path, record_path, rejects_path
+from schemas.manifest import Layout
+from schemas.parts import build_parts
+from schemas.rejects import Reject, dump_rejects
+from schemas.storage import Store
+
+
+@dataclass(frozen=True)
+class StoredRejects:
+    """A shard's rejects as they will be committed."""
+
+    data: bytes
+    entry: RejectsObject | None
+
+
+def store_parts(
+    store: Store, batches: Iterable[pa.RecordBatch], schema: pa.Schema, group: str, shard: str, layout: Layout
+) -> tuple[Part, ...]:
+    """Writes a shard's parts as their rows arrive. Nothing is committed yet.
+
+    Raises:
+        StorageError: A part could not be written.
+    """
+    entries = []
+    for part in build_parts(batches, schema, group, layout):
+        store.create_content_addressed(part_path(shard, part.entry.name), part.data, part.entry.num_bytes)
+        entries.append(part.entry)
+    return tuple(entries)
+
+
+def prepare_rejects(rejects: Sequence[Reject]) -> StoredRejects:
+    """The rejects file's bytes and its entry for the record; no file if there are none."""
+    data = dump_rejects(rejects)
+    if not data:
+        return StoredRejects(b"", None)
+    return StoredRejects(data, RejectsObject(num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
+
+
+def commit(store: Store, record: LedgerRecord, rejects: StoredRejects) -> bool:
+    """Makes a shard's group exist.
+
+    Args:
+        store: The dataset.
+        record: What to commit; its parts are stored already.
+        rejects: As in `record.rejects`.
+
+    Returns:
+        False if another writer had committed it first; then nothing has changed.
+
+    Raises:
+        MissingObjectError, ContractError: A part is not there, or not whole (it was collected as an orphan, say).
+        StorageError: The store failed.
+    """
+    assert rejects.entry == record.rejects
+    path = record_path(record.group, record.shard)
+    if store.head(path) is not None:
+        return False
+    for part in record.parts:
+        _require_stored(store, record.shard, part)
+    if rejects.entry is not None:
+        # Left by an attempt that died before its record, this may be there with other content; no record refers to it.
+        store.replace(rejects_path(record.group, record.shard), rejects.data)
+    return store.create(path, record.dump())
+
+
+def _require_stored(store: Store, shard: str, part: Part) -> None:
+    path = part_path(shard, part.name)
+    found = store.head(path)
+    remedy = "run the same command again; if it comes back, another process is deleting from the dataset"
+    if found is None:
+        raise MissingObjectError(
+            "part-vanished",
+            where=store.locate(path),
+            expected=f"the part just written, {part.num_bytes} bytes",
+            actual="not found",
+            remedy=remedy,
+        )
+    if found.num_bytes != part.num_bytes:
+        raise ContractError(
+            "part-size",
+            where=store.locate(path),
+            expected=f"{part.num_bytes} bytes",
+            actual=f"{found.num_bytes} bytes",
+            remedy=remedy,
+        )

@@ -1,0 +1,97 @@
+"""The `arrow` container: a part is an Arrow IPC file, a chunk one of its record batches.
+
+The ledger knows where each record batch lies, so that a reader fetches one with a single ranged read and no footer; the
+footer is there for everybody else's tools.
+"""
+
+from __future__ import annotations
+
+import io
+
+import pyarrow as pa
+from pyarrow import ipc
+
+from schemas.errors import DamagedDataError
+
+_MAGIC_BYTES = 8  # "ARROW1" and two bytes of padding, before the schema message
+
+def write_options() -> ipc.IpcWriteOptions:
+    """ZSTD level 1, buffer by buffer: higher levels find nothing more in planes."""
+    return ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1))
+
+
+class ArrowPartBuilder:
+    """Builds one Arrow IPC file, chunk by chunk."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._sink = io.BytesIO()
+        self._writer = ipc.new_file(pa.PythonFile(self._sink, "w"), schema, options=write_options())
+        self._schema_bytes = _MAGIC_BYTES + len(schema.serialize())
+        self._started = False
+
+    def add(self, batch: pa.RecordBatch) -> tuple[bytes, bytes]:
+        """Appends a chunk.
+
+        Returns:
+            Bytes that come before the chunk (the file's head, once), and the chunk's own bytes.
+        """
+        self._writer.write_batch(batch)
+        data = self._take()
+        if self._started:
+            return b"", data
+        self._started = True
+        return data[: self._schema_bytes], data[self._schema_bytes :]
+
+    def finish(self) -> bytes:
+        """The bytes after the last chunk."""
+        self._writer.close()
+        return self._take()
+
+    def _take(self) -> bytes:
+        data = self._sink.getvalue()
+        self._sink.seek(0)
+        self._sink.truncate()
+        return data
+
+
+def read_arrow_chunk(data: bytes, schema: pa.Schema, *, where: str) -> pa.RecordBatch:
+    """Decodes one chunk.
+
+    Raises:
+        DamagedDataError: The bytes are not a record batch of this schema.
+    """
+    try:
+        buffer = pa.py_buffer(data)
+        batch = ipc.read_record_batch(ipc.read_message(buffer), schema)
+        batch.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise undecodable(where, error) from error
+    return batch
+
+
+def read_arrow_head(data: bytes, *, where: str) -> pa.Schema:
+    """The schema at the head of a part.
+
+    Args:
+        data: The part's first bytes, at least up to the first chunk.
+
+    Raises:
+        DamagedDataError: There is no Arrow IPC file there.
+    """
+    if not data.startswith(b"ARROW1"):
+        raise undecodable(where, ValueError(f"the file begins with {data[:8]!r}, not with ARROW1"))
+    try:
+        return ipc.read_schema(pa.py_buffer(data[_MAGIC_BYTES:]))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise undecodable(where, error) from error
+
+
+def undecodable(where: str, error: BaseException) -> DamagedDataError:
+    """A chunk or part that its container's reader refuses."""
+    return DamagedDataError(
+        "chunk-undecodable",
+        where=where,
+        expected="a chunk as SPEC.md describes",
+        actual=f"{type(error).__name__}: {str(error)[:300]}",
+        remedy="restore the part, or delete the shard's ledger record and encode it again",
+    )

@@ -1,0 +1,121 @@
+"""The `webdataset` container: a part is a tar that any WebDataset reader can open.
+
+Each row is two members, `<key>.<group>.arrow` (a one-row Arrow IPC stream with the row's whole content) and `<key>.json`
+(what a person can read of it). A chunk is the run of members of its rows.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+
+import pyarrow as pa
+from pyarrow import ipc
+
+from schemas.container_arrow import undecodable, write_options
+from schemas.identity import ENCODER_NAMES
+
+_END_OF_ARCHIVE = b"\0" * 1024
+
+
+class WebDatasetPartBuilder:
+    """Builds one tar, chunk by chunk."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._group = schema.metadata[b"encode_once.group"].decode()
+
+    def add(self, batch: pa.RecordBatch) -> tuple[bytes, bytes]:
+        """Appends a chunk.
+
+        Returns:
+            Nothing before it, and the chunk's members.
+        """
+        members: list[bytes] = []
+        for index in range(batch.num_rows):
+            row = batch.slice(index, 1)
+            key = row.column("key")[0].as_py()
+            members += _member(f"{key}.{self._group}.arrow", self._one_row_stream(row))
+            members += _member(f"{key}.json", _readable_part(row))
+        return b"", b"".join(members)
+
+    def finish(self) -> bytes:
+        """The end-of-archive blocks."""
+        return _END_OF_ARCHIVE
+
+    def _one_row_stream(self, row: pa.RecordBatch) -> bytes:
+        sink = io.BytesIO()
+        with ipc.new_stream(sink, self._schema, options=write_options()) as writer:
+            writer.write_batch(row)
+        return sink.getvalue()
+
+
+def read_webdataset_chunk(data: bytes, schema: pa.Schema, *, where: str) -> pa.RecordBatch:
+    """Decodes one chunk.
+
+    Raises:
+        DamagedDataError: The bytes are not the members of rows of this schema.
+    """
+    suffix = f".{schema.metadata[b'encode_once.group'].decode()}.arrow"
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:", errorlevel=2) as archive:
+            rows = [_read_row(archive, member, schema) for member in archive if member.name.endswith(suffix)]
+        return pa.Table.from_batches(rows, schema).combine_chunks().to_batches()[0]
+    except (tarfile.TarError, pa.ArrowException, OSError, ValueError, IndexError, OverflowError) as error:
+        raise undecodable(where, error) from error
+
+
+def read_webdataset_head(data: bytes, group: str, *, where: str) -> pa.Schema:
+    """The schema that the first row of a part states.
+
+    Args:
+        data: The part's first chunk.
+
+    Raises:
+        DamagedDataError: There is no such row there.
+    """
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+            for member in archive:
+                if member.name.endswith(".arrow"):
+                    return ipc.open_stream(_content(archive, member)).schema
+        raise ValueError(f"no member .{group}.arrow")
+    except (tarfile.TarError, pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise undecodable(where, error) from error
+
+
+def _read_row(archive: tarfile.TarFile, member: tarfile.TarInfo, schema: pa.Schema) -> pa.RecordBatch:
+    with ipc.open_stream(_content(archive, member)) as reader:
+        if not reader.schema.equals(schema):
+            raise ValueError(f"{member.name} has another schema")
+        row = reader.read_next_batch()
+    row.validate(full=True)
+    if row.num_rows != 1:
+        raise ValueError(f"{member.name} has {row.num_rows} rows")
+    return row.replace_schema_metadata(schema.metadata)
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    if file is None:
+        raise ValueError(f"{member.name} is not a file")
+    return file.read()
+
+
+def _member(name: str, data: bytes) -> list[bytes]:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    # PAX for long and non-ASCII names; every other field is constant, so that the same rows make the same bytes.
+    header = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+    return [header, data, b"\0" * (-len(data) % tarfile.BLOCKSIZE)]
+
+
+def _readable_part(row: pa.RecordBatch) -> bytes:
+    readable: dict[str, object] = {name: row.column(name)[0].as_py() for name in ("key", "caption")}
+    for name in ENCODER_NAMES:
+        cell = row.column(name)[0]
+        readable[name] = (
+            {field: cell[field].as_py() for field in ("num_tokens", "truncated")} if cell.is_valid else None
+        )
+    return json.dumps(readable, ensure_ascii=False, sort_keys=True).encode()

@@ -1,0 +1,126 @@
+"""`index.arrow`: the ledger in one object, so that a reader opens a dataset of 100,000 shards with one read.
+
+It is made from the ledger whenever a run ends and can be made again at any time; it is a snapshot, the ledger is the
+truth. A digest of the whole file stands in its own schema metadata, computed with a placeholder in its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+from pyarrow import ipc
+
+from schemas.container_arrow import write_options
+from schemas.documents import unseal
+from schemas.errors import DamagedDataError
+from schemas.ledger import LEDGER_FOLDER, LedgerRecord, list_committed, load_record, record_path
+from schemas.storage import Store
+
+INDEX_PATH = "index.arrow"
+
+_DIGEST_KEY = b"encode_once.sha256"
+_NO_DIGEST = b"sha256 of this file with this text in the digest's place".ljust(64, b".")
+_ROWS_PER_BATCH = 1024
+_LEDGER_READERS = 32
+
+
+def index_schema(identity_sha256: str) -> pa.Schema:
+    """Columns of the index; `record` is the ledger record's bytes, checksum and all."""
+    return pa.schema(
+        [
+            pa.field("group", pa.string(), nullable=False),
+            pa.field("shard", pa.string(), nullable=False),
+            pa.field("num_rows", pa.int64(), nullable=False),
+            pa.field("record", pa.large_binary(), nullable=False),
+        ],
+        metadata={_DIGEST_KEY: _NO_DIGEST, b"encode_once.identity_sha256": identity_sha256.encode()},
+    )
+
+
+def dump_index(records: Mapping[tuple[str, str], bytes], identity_sha256: str, *, where: str) -> bytes:
+    """The bytes of `index.arrow`.
+
+    Args:
+        records: The stored bytes of every ledger record by (group, shard).
+        identity_sha256: The manifest's.
+        where: Names the ledger, for errors.
+
+    Raises:
+        DamagedDataError, ContractError: A record is not what was written.
+    """
+    schema = index_schema(identity_sha256)
+    sink = io.BytesIO()
+    ordered = sorted(records)
+    with ipc.new_file(sink, schema, options=write_options()) as writer:
+        for start in range(0, len(ordered), _ROWS_PER_BATCH):
+            names = ordered[start : start + _ROWS_PER_BATCH]
+            rows = [unseal(records[name], where=f"{where}/{record_path(*name)}")["num_rows"] for name in names]
+            columns = [[group for group, _ in names], [shard for _, shard in names], rows, [records[n] for n in names]]
+            arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+    data = sink.getvalue()
+    return data.replace(_NO_DIGEST, hashlib.sha256(data).hexdigest().encode())
+
+
+def load_index(data: bytes, *, where: str) -> pa.Table:
+    """Reads `index.arrow` after checking its digest.
+
+    Raises:
+        DamagedDataError: The bytes are not what was written.
+    """
+    try:
+        schema = ipc.read_schema(pa.py_buffer(data[8:])) if data.startswith(b"ARROW1") else None
+        digest = (schema.metadata or {}).get(_DIGEST_KEY, b"") if schema is not None else b""
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _damaged(where, str(error)[:300]) from error
+    if len(digest) != 64 or hashlib.sha256(data.replace(digest, _NO_DIGEST)).hexdigest().encode() != digest:
+        raise _damaged(where, "its sha256 does not match")
+    try:
+        return ipc.open_file(pa.py_buffer(data)).read_all()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _damaged(where, str(error)[:300]) from error
+
+
+def read_ledger(store: Store) -> dict[tuple[str, str], bytes]:
+    """The stored bytes of every ledger record, by (group, shard), unchecked."""
+    names = [(group, shard) for group, shards in list_committed(store).items() for shard in sorted(shards)]
+    with ThreadPoolExecutor(_LEDGER_READERS) as readers:
+        return dict(zip(names, readers.map(lambda name: store.get(record_path(*name)), names), strict=True))
+
+
+def write_index(store: Store, identity_sha256: str) -> int:
+    """Makes `index.arrow` from the ledger and stores it, replacing an older one.
+
+    Returns:
+        The number of records in it.
+
+    Raises:
+        DamagedDataError, ContractError: A ledger record is not what was written.
+    """
+    records = read_ledger(store)
+    store.replace(INDEX_PATH, dump_index(records, identity_sha256, where=store.url))
+    return len(records)
+
+
+def records_from_ledger(store: Store) -> Iterable[LedgerRecord]:
+    """Every ledger record, checked, in (group, shard) order.
+
+    Raises:
+        DamagedDataError, ContractError: A record is not what was written.
+    """
+    for (group, shard), data in sorted(read_ledger(store).items()):
+        yield load_record(data, where=f"{store.locate(LEDGER_FOLDER)}/{group}/{shard}.json")
+
+
+def _damaged(where: str, actual: str) -> DamagedDataError:
+    return DamagedDataError(
+        "index-damaged",
+        where=where,
+        expected="an index with a matching digest",
+        actual=actual,
+        remedy="run the encode command again (it rewrites the index from the ledger), or delete index.arrow",
+    )
