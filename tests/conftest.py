@@ -1,0 +1,29 @@
+"""What every test shares: no network, no telemetry, repeatable property tests, the place of the sources."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Before any library reads them; processes that tests start inherit them. A test must not depend on what a hub or a
+# cloud answers today, and must not report anything to anyone.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# `make test` uses `ci`: the same examples on every machine. `dev`, the default elsewhere, looks for new ones.
+_SLOW_MACHINES = (HealthCheck.too_slow,)
+settings.register_profile("dev", deadline=None, suppress_health_check=_SLOW_MACHINES)
+settings.register_profile("ci", deadline=None, suppress_health_check=_SLOW_MACHINES, derandomize=True, max_examples=50)
+settings.load_profile("dev")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The folder that holds pyproject.toml."""
+    return Path(__file__).resolve().parent.parent
