@@ -1,0 +1,124 @@
+"""CLIP text towers in transformers' layout (CLIPModel, CLIPTextModelWithProjection)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModelWithProjection
+
+from pipeline.encoders.base import EncoderOutput, TextEncoder, first_position
+from pipeline.encoders.checkpoints import Checkpoint
+from pipeline.encoders.towers import TextTower, match_tensors
+from pipeline.tokenizers import CaptionTokenizer
+from schemas.errors import ConfigError
+from schemas.identity import EncoderIdentity
+
+# Configurations from before transformers 4.31 say 2, whatever the vocabulary; transformers then takes the highest id of
+# a row for EOS, which it is in CLIP's own vocabulary.
+_LEGACY_EOS_ID = 2
+_PROJECTION = "text_projection.weight"
+
+
+class HuggingFaceClip(TextEncoder):
+    """`CLIPTextModelWithProjection` without keeping more hidden states than the one that is stored."""
+
+    def __init__(
+        self, tower: TextTower, tokenizer: CaptionTokenizer, identity: EncoderIdentity, device: torch.device
+    ) -> None:
+        super().__init__(tokenizer, identity, device)
+        module = tower.module
+        assert isinstance(module, CLIPTextModelWithProjection)
+        self._text_model, self._text_projection = module.text_model, module.text_projection
+        # Not a stored tensor, so it is still on the meta device.
+        positions = torch.arange(module.config.max_position_embeddings, device=device)[None]
+        self._text_model.embeddings.position_ids = positions
+        self._eos_is_highest_id = tower.eos_id is None
+
+    def _forward(self, token_ids: torch.Tensor, num_tokens: torch.Tensor) -> EncoderOutput:
+        penultimate: list[torch.Tensor] = []
+        last_layer = self._text_model.encoder.layers[-1]
+        hook = last_layer.register_forward_pre_hook(lambda _, inputs: penultimate.append(inputs[0]))
+        try:
+            normed_BTD = self._text_model(token_ids).last_hidden_state
+        finally:
+            hook.remove()
+        if self._eos_is_highest_id:
+            eos_B = token_ids.argmax(dim=1)
+        else:
+            eos_B = first_position(token_ids, self.tokenizer.eos_id)
+        eos_BD = normed_BTD[torch.arange(len(token_ids), device=token_ids.device), eos_B]
+        return EncoderOutput(hidden=penultimate[0], pooled=self._text_projection(eos_BD), eos=eos_BD)
+
+
+def huggingface_clip_tower(checkpoint: Checkpoint) -> TextTower:
+    """Describes and builds, without weights, the text tower of a transformers CLIP checkpoint.
+
+    Raises:
+        ConfigError: It is no CLIP, has no text projection, or its tensors do not fit its configuration.
+    """
+    config = text_config(checkpoint)
+    if _PROJECTION not in checkpoint.tensors.names:
+        raise ConfigError(
+            "clip-without-projection",
+            where=checkpoint.tensors.where,
+            expected=f"{_PROJECTION}, as a CLIPModel or a CLIPTextModelWithProjection has it (`pooled` needs it)",
+            actual=f"no such tensor; the configuration names {checkpoint.config.get('architectures')}",
+            remedy="use the whole CLIP model, or the text_encoder of a Stable Diffusion 3 repository",
+        )
+    config._attn_implementation = "sdpa"
+    with torch.device("meta"):
+        module = CLIPTextModelWithProjection(config)
+    eos_id = config.eos_token_id
+    return TextTower(
+        module=module,
+        stored_names=match_tensors(module.state_dict(), checkpoint.tensors, lambda parameter: [parameter]),
+        architecture={
+            "class": "CLIPTextModelWithProjection",
+            "layers": config.num_hidden_layers,
+            "width": config.hidden_size,
+            "heads": config.num_attention_heads,
+            "mlp_width": config.intermediate_size,
+            "activation": config.hidden_act,
+            "norm_eps": config.layer_norm_eps,
+            "vocab_size": config.vocab_size,
+            "positions": config.max_position_embeddings,
+            "projection": config.projection_dim,
+        },
+        hidden_layer="penultimate, no final norm",
+        hidden_size=config.hidden_size,
+        pooled_size=config.projection_dim,
+        max_positions=config.max_position_embeddings,
+        vocab_size=config.vocab_size,
+        eos_id=None if eos_id == _LEGACY_EOS_ID or not isinstance(eos_id, int) else eos_id,
+    )
+
+
+def text_config(checkpoint: Checkpoint) -> CLIPTextConfig:
+    """The text part of a checkpoint's config.json, with the projection's width.
+
+    Raises:
+        ConfigError: The configuration is of another model, or invalid.
+    """
+    content: dict[str, Any] = dict(checkpoint.config)
+    model_type = content.get("model_type")
+    try:
+        if model_type == "clip" or "text_config" in content:
+            whole = CLIPConfig.from_dict(content)
+            whole.text_config.projection_dim = whole.projection_dim
+            return whole.text_config
+        if model_type == "clip_text_model":
+            return CLIPTextConfig.from_dict(content)
+    except Exception as error:  # transformers' validation raises errors of several libraries
+        raise _unexpected(checkpoint, f"{type(error).__name__}: {error}") from error
+    raise _unexpected(checkpoint, f"model_type {model_type!r}")
+
+
+def _unexpected(checkpoint: Checkpoint, actual: str) -> ConfigError:
+    return ConfigError(
+        "unexpected-architecture",
+        where=f"{checkpoint.tree.where} {checkpoint.folder}".strip(),
+        expected="the config.json of a CLIP model (model_type clip or clip_text_model)",
+        actual=actual,
+        remedy="name a CLIP text encoder",
+    )
