@@ -1,0 +1,220 @@
+"""The workers of a job: booting, idle or busy; the dead replaced, but not for ever."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from pipeline.job.events import Event, WaitingForWorkers, WorkerBootFailed, WorkerLost, WorkerReady
+from pipeline.job.faults import fault_of
+from schemas.errors import EncodeOnceError, StorageError
+
+if TYPE_CHECKING:
+    from pipeline.job.loop import LoopConfig
+
+_MAX_BOOT_RETRY_SECONDS = 30.0
+
+
+class WorkerBootError(EncodeOnceError):
+    """No worker of the job starts."""
+
+
+@dataclass
+class Worker:
+    """One actor process."""
+
+    number: int
+    actor: Any
+    since: float
+    """When it began what it is doing now."""
+    node_id: str | None = None
+    unit: str = ""
+    attempt: int = 0
+    is_straggler: bool = False
+    failures_in_a_row: int = 0
+    call: Any = None
+    """The `run()` call in flight."""
+    poll: Any = None
+    """A `progress()` call that was not answered yet."""
+
+
+class Crew:
+    """Keeps as many workers as there is work for, up to the configured number."""
+
+    def __init__(self, make_actor: Callable[[], Any], config: LoopConfig, on_event: Callable[[Event], None]) -> None:
+        self.booting: dict[Any, Worker] = {}
+        """By the reference of `ready()`."""
+        self.idle: dict[int, Worker] = {}
+        """By number."""
+        self.busy: dict[Any, Worker] = {}
+        """By the reference of `run()`."""
+        self._make_actor = make_actor
+        self._config = config
+        self._emit = on_event
+        self._num_started = 0
+        self._num_places = config.num_workers
+        self._boot_failures = 0
+        self._boot_not_before = 0.0
+        self._none_ready_since = self._last_warning = time.monotonic()
+
+    def recruit(self, num_wanted: int) -> None:
+        """Starts workers until there are `num_wanted`, as far as places and the pause after a failed boot allow."""
+        if time.monotonic() < self._boot_not_before:
+            return
+        while len(self.booting) + len(self.idle) + len(self.busy) < min(num_wanted, self._num_places):
+            actor = self._make_actor()
+            worker = Worker(self._num_started, actor, time.monotonic())
+            self._num_started += 1
+            self.booting[actor.ready.remote()] = worker
+
+    def wait(self, timeout_seconds: float) -> list[Any]:
+        """References of boots and units that ended, all there are, after waiting for the first."""
+        refs = [*self.booting, *self.busy]
+        if not refs:
+            time.sleep(timeout_seconds)
+            return []
+        ended, _ = ray.wait(refs, num_returns=1, timeout=timeout_seconds)
+        if ended and len(refs) > 1:
+            ended, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        return list(ended)
+
+    def give(self, worker: Worker, unit: str, attempt: int) -> None:
+        """Has an idle worker run a unit."""
+        del self.idle[worker.number]
+        worker.unit, worker.attempt, worker.is_straggler = unit, attempt, False
+        worker.since = time.monotonic()
+        worker.call = worker.actor.run.remote(unit, attempt)
+        self.busy[worker.call] = worker
+
+    def set_idle(self, worker: Worker, *, failed: bool) -> None:
+        """A busy worker has ended its unit and lives."""
+        del self.busy[worker.call]
+        worker.failures_in_a_row = worker.failures_in_a_row + 1 if failed else 0
+        worker.unit, worker.call, worker.poll = "", None, None
+        self.idle[worker.number] = worker
+
+    def replace(self, worker: Worker, reason: str) -> None:
+        """A busy worker is dead or cannot be used: makes sure of it, and leaves its place free."""
+        del self.busy[worker.call]
+        _kill(worker)
+        if not self.idle and not self.busy:
+            self._none_ready_since = self._last_warning = time.monotonic()
+        self._emit(WorkerLost(worker.number, reason))
+
+    def boot_ended(self, ref: Any) -> None:
+        """A worker is ready, or failed to boot.
+
+        Raises:
+            EncodeOnceError: What `ready()` raised, when no worker could do better.
+            WorkerBootError: The last place for a worker is given up.
+        """
+        worker = self.booting.pop(ref)
+        now = time.monotonic()
+        try:
+            info = ray.get(ref)
+        except Exception as error:
+            self._boot_failed(worker, error)
+            return
+        self._boot_failures = 0
+        worker.node_id = info.get("node_id")
+        self.idle[worker.number] = worker
+        self._emit(WorkerReady(worker.number, info, now - worker.since))
+
+    def watch(self, now: float) -> None:
+        """Warns, and at last gives up, while no worker is ready.
+
+        Raises:
+            WorkerBootError: None was ready for `boot_timeout_seconds`.
+        """
+        if self.idle or self.busy:
+            self._none_ready_since = self._last_warning = now
+            return
+        seconds = now - self._none_ready_since
+        timeout = self._config.boot_timeout_seconds
+        if timeout is not None and seconds >= timeout:
+            raise WorkerBootError(
+                "workers-not-ready",
+                where=f"{len(self.booting)} workers that were asked for",
+                expected=f"one of them to be ready within {timeout:g} s",
+                actual=f"none is; the cluster has {_numbers(ray.cluster_resources())}, "
+                f"free are {_numbers(ray.available_resources())}",
+                remedy="ask for less per worker, free or add nodes, or allow more time for booting",
+            )
+        if now - self._last_warning >= self._config.boot_warning_seconds:
+            self._last_warning = now
+            self._emit(WaitingForWorkers(seconds, ray.cluster_resources(), ray.available_resources()))
+
+    def poll(self) -> list[tuple[Worker, Any]]:
+        """Live figures that have arrived since the last call; asks again. Never waits."""
+        asked = {worker.poll: worker for worker in self.busy.values() if worker.poll is not None}
+        answered = ray.wait(list(asked), num_returns=len(asked), timeout=0)[0] if asked else []
+        figures = []
+        for ref in answered:
+            worker = asked[ref]
+            worker.poll = None
+            try:
+                answer = ray.get(ref)
+            except Exception:  # Whatever it is, the unit's own reference will tell.
+                continue
+            if answer is not None:
+                figures.append((worker, answer))
+        for worker in self.busy.values():
+            if worker.poll is None:
+                worker.poll = worker.actor.progress.remote()
+        return figures
+
+    def dismiss_waiting(self) -> None:
+        """Ends the workers that have no unit."""
+        for worker in [*self.booting.values(), *self.idle.values()]:
+            _kill(worker)
+        self.booting.clear()
+        self.idle.clear()
+
+    def dismiss(self) -> None:
+        """Ends all workers."""
+        self.dismiss_waiting()
+        for worker in self.busy.values():
+            _kill(worker)
+        self.busy.clear()
+
+    def _boot_failed(self, worker: Worker, error: Exception) -> None:
+        _kill(worker)
+        fault = fault_of(error, None)
+        # A store that is down may come back; nothing else that a user must mend does.
+        if isinstance(fault.cause, EncodeOnceError) and not isinstance(fault.cause, StorageError):
+            raise fault.cause
+        self._boot_failures += 1
+        pause: float | None = None
+        if self._boot_failures < self._config.max_boot_failures:
+            pause = min(_MAX_BOOT_RETRY_SECONDS, self._config.boot_retry_seconds * 2 ** (self._boot_failures - 1))
+            self._boot_not_before = time.monotonic() + pause
+        else:
+            self._num_places -= 1
+        self._emit(WorkerBootFailed(worker.number, fault.reason, self._boot_failures, pause))
+        if pause is not None or self.booting or self.idle or self.busy:
+            return
+        if isinstance(fault.cause, EncodeOnceError):
+            raise fault.cause
+        raise WorkerBootError(
+            "worker-boot-failed",
+            where=f"worker {worker.number}",
+            expected="the worker to load its encoders and report that it is ready",
+            actual=f"{self._boot_failures} workers in a row failed to start; the last: {fault.reason}",
+            remedy="mend the cause named above; the worker's own output is in Ray's log folder on its node",
+        )
+
+
+def _kill(worker: Worker) -> None:
+    try:
+        ray.kill(worker.actor)
+    except Exception:  # Already gone, or Ray itself is: either way there is nothing left to end.
+        return
+
+
+def _numbers(resources: dict[str, float]) -> str:
+    shown = {name: resources[name] for name in ("CPU", "GPU") if name in resources}
+    return ", ".join(f"{amount:g} {name}" for name, amount in shown.items()) or "neither CPU nor GPU"

@@ -1,0 +1,93 @@
+"""The end of a run: every input accounted for, the index written, orphans of dead attempts collected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from schemas.documents import unseal
+from schemas.index import INDEX_PATH, dump_index, read_ledger
+from schemas.ledger import REJECTS_FOLDER, SHARDS_FOLDER, part_path, record_path, rejects_path
+from schemas.manifest import Manifest
+from schemas.quarantine import QUARANTINE_FOLDER, quarantine_path
+from schemas.storage import TEMPORARY_SUFFIX, Store
+
+
+@dataclass(frozen=True)
+class Totals:
+    """The whole dataset, from its ledger, for the groups asked about.
+
+    Attributes:
+        num_records: Committed (shard, group) pairs.
+        num_inputs: Inputs found in the tars; `num_encoded + num_rejects`.
+        num_encoded: Rows encoded.
+        num_rejects: Inputs rejected, each with its reason under rejects/.
+        num_damaged: Pairs whose tar could not be read whole.
+        num_bytes: Bytes of parts.
+        raw_bytes: Bytes of tensors before compression.
+        orphans: Objects that were collected.
+    """
+
+    num_records: int
+    num_inputs: int
+    num_encoded: int
+    num_rejects: int
+    num_damaged: int
+    num_bytes: int
+    raw_bytes: int
+    orphans: tuple[str, ...]
+
+
+def finalize(dataset: Store, manifest: Manifest, groups: Iterable[str], dead_leases: Iterable[str]) -> Totals:
+    """Writes the index and collects orphans. Only for a run that has the dataset to itself.
+
+    Args:
+        dataset: The dataset.
+        manifest: Its manifest.
+        groups: What the totals are over.
+        dead_leases: `runs/*.alive` objects of runs that are known to be dead.
+
+    Raises:
+        DamagedDataError: A ledger record is not what was written; nothing is deleted then.
+    """
+    stored = read_ledger(dataset)
+    records = {name: unseal(data, where=dataset.locate(record_path(*name))) for name, data in stored.items()}
+    dataset.replace(INDEX_PATH, dump_index(stored, manifest.identity_sha256, where=dataset.url))
+    orphans = tuple(sorted(find_orphans(dataset, records)))
+    dataset.delete([*orphans, *dead_leases])
+    wanted = set(groups)
+    chosen = [record for (group, _), record in records.items() if group in wanted]
+    return Totals(
+        num_records=len(chosen),
+        num_inputs=sum(record["num_inputs"] for record in chosen),
+        num_encoded=sum(record["num_encoded"] for record in chosen),
+        num_rejects=sum(record["num_rejects"] for record in chosen),
+        num_damaged=sum(bool(record["source"]["damage"]) for record in chosen),
+        num_bytes=sum(part["num_bytes"] for record in chosen for part in record["parts"]),
+        raw_bytes=sum(stats["raw_bytes"] for record in chosen for stats in record["stats"].values()),
+        orphans=orphans,
+    )
+
+
+def find_orphans(dataset: Store, records: dict[tuple[str, str], dict[str, Any]]) -> set[str]:
+    """Objects that no ledger record refers to: parts and rejects of dead attempts, temporary files of killed writers,
+    and quarantine notes of shards that have been committed since.
+
+    Args:
+        dataset: The dataset.
+        records: Bodies of all ledger records by (group, shard).
+    """
+    kept = {part_path(shard, part["name"]) for (_, shard), body in records.items() for part in body["parts"]}
+    kept |= {rejects_path(*name) for name, body in records.items() if body["rejects"] is not None}
+    orphans = {
+        info.path
+        for folder in (SHARDS_FOLDER, REJECTS_FOLDER)
+        for info in dataset.list(folder)
+        if info.path not in kept
+    }
+    committed_notes = {quarantine_path(*name) for name in records}
+    orphans |= {info.path for info in dataset.list(QUARANTINE_FOLDER) if info.path in committed_notes}
+    if dataset.local_root is not None:
+        orphans |= {info.path for info in dataset.list() if TEMPORARY_SUFFIX.search(info.path)}
+    return orphans

@@ -1,0 +1,103 @@
+"""The Ray actor: loads the encoders once, then encodes one shard at a time."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.counters import Counters
+from pipeline.encoders import EncoderConfig
+from pipeline.shard_encoder import EngineSettings, ShardEncoder, ShardResult
+from pipeline.sources import InputTar
+from schemas.errors import MissingObjectError
+from schemas.identity import ENCODER_NAMES
+from schemas.ledger import record_path
+from schemas.manifest import MANIFEST_PATH, load_manifest
+from schemas.storage import Store
+
+
+@dataclass(frozen=True)
+class WorkerOrder:
+    """All a worker is told. Small, and the same for every worker of a run."""
+
+    inputs: Store
+    dataset: Store
+    manifest: bytes
+    """As stored; a worker encodes for this manifest or not at all."""
+    columns: tuple[str, ...]
+    encoders: dict[str, EncoderConfig]
+    device: str
+    num_threads: int
+    """CPU threads for compute and for compression, each."""
+    settings: EngineSettings
+    run_id: str
+
+
+class EncodeWorker:
+    """What the loop calls: `ready`, `run`, `progress`."""
+
+    def __init__(self, order: WorkerOrder) -> None:
+        self._order = order
+        self._shards: ShardEncoder | None = None
+
+    def ready(self) -> dict[str, Any]:
+        """Loads the encoders.
+
+        Raises:
+            IdentityMismatchError: This node's weights or tokenizers are not those of the manifest.
+            ConfigError: They cannot be loaded.
+        """
+        # Heavy imports happen here, in the worker, so that the driver stays small.
+        import pyarrow as pa
+        import ray
+        import torch
+
+        from pipeline.encoders import load_encoder
+
+        order = self._order
+        torch.set_num_threads(order.num_threads)
+        pa.set_cpu_count(order.num_threads)
+        manifest = load_manifest(order.manifest, where=order.dataset.locate(MANIFEST_PATH))
+        encoders = {}
+        for name in ENCODER_NAMES:
+            identity = manifest.captions.encoder(name)
+            encoders[name] = load_encoder(
+                name,
+                order.encoders[name],
+                padding=identity.padding,
+                compute_dtype=identity.compute_dtype,
+                storage_dtype=identity.storage_dtype,
+                device=order.device,
+            )
+        device = torch.cuda.get_device_name() if order.device == "cuda" else "cpu"
+        self._shards = ShardEncoder(
+            order.inputs, order.dataset, manifest, encoders, order.settings, order.run_id, device
+        )
+        context = ray.get_runtime_context()
+        return {"pid": os.getpid(), "device": device, "node_id": context.get_node_id()}
+
+    def run(self, shard: str, attempt: int) -> ShardResult:
+        """Encodes and commits what the dataset lacks of a shard.
+
+        Raises:
+            EncodeOnceError: With what is wrong with the tar or the dataset.
+        """
+        assert self._shards is not None
+        path = f"{shard}.tar"
+        info = self._order.inputs.head(path)
+        if info is None:
+            raise MissingObjectError(
+                "input-vanished",
+                where=self._order.inputs.locate(path),
+                expected="the tar that was there when the run began",
+                actual="not found",
+                remedy="restore it, or leave it out: the run goes on without it",
+            )
+        tar = InputTar(shard, path, info.num_bytes, info.e_tag)
+        groups = [g for g in self._order.columns if self._order.dataset.head(record_path(g, shard)) is None]
+        return self._shards.encode(tar, groups, attempt)
+
+    def progress(self) -> Counters | None:
+        """Figures of the shard at hand."""
+        return None if self._shards is None else self._shards.live

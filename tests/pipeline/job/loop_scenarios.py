@@ -1,0 +1,192 @@
+"""Runs the loop over workers that misbehave on purpose, on a real local Ray, and writes what happened into FOLDER/report.json.
+
+A script, run by test_loop.py in a process of its own: `python -m tests.pipeline.job.loop_scenarios FOLDER`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from pipeline.job.cluster import connect
+from pipeline.job.loop import LoopConfig, run_units
+from schemas.errors import EncodeOnceError, IdentityMismatchError, StorageError
+
+QUICK = LoopConfig(
+    num_workers=2,
+    boot_retry_seconds=0.05,
+    boot_warning_seconds=0.3,
+    straggler_floor_seconds=0.5,
+    stop_grace_seconds=5.0,
+    progress_seconds=0.2,
+    tick_seconds=0.05,
+)
+
+
+class CudaLikeError(RuntimeError):
+    """Stands for what torch raises when the device is lost."""
+
+
+class SpentWorkerError(RuntimeError):
+    """Says of itself that the process cannot go on."""
+
+    needs_new_worker = True
+
+
+@ray.remote(num_cpus=0.5, max_restarts=0, max_task_retries=0, concurrency_groups={"live": 1})
+class Actor:
+    """What a unit does is the part of its name before the dash."""
+
+    def __init__(self, folder: str, boot: str = "") -> None:
+        self.folder = Path(folder)
+        self.boot = boot
+        self.unit = ""
+
+    def ready(self) -> dict[str, Any]:
+        boot, _, argument = self.boot.partition(":")
+        if boot == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if boot == "mismatch":
+            raise IdentityMismatchError(
+                "identity-differs", where="t5.source", expected="a", actual="b", remedy="use another output"
+            )
+        if boot == "die-at-first" and not self._seen_before(argument):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if boot == "store-down":
+            raise StorageError("storage-failed", where="s3://x", expected="an answer", actual="none", remedy="wait")
+        if boot == "hang":
+            time.sleep(600)
+        return {"pid": os.getpid(), "node_id": ray.get_runtime_context().get_node_id()}
+
+    def run(self, unit: str, attempt: int) -> dict[str, int]:
+        self.unit = unit
+        what, _, _ = unit.partition("-")
+        first_time = not self._seen_before(unit)
+        if what == "kill" or (what == "killonce" and first_time):
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif what == "exit":
+            sys.exit(3)
+        elif what == "raise":
+            raise ValueError(f"cannot read {unit}")
+        elif what == "cuda" and first_time:
+            raise CudaLikeError("CUDA error: an illegal memory access was encountered")
+        elif what == "spent" and first_time:
+            raise SpentWorkerError("out of luck")
+        elif what == "hang":
+            time.sleep(600)
+        elif what == "slow":
+            time.sleep(1.5)
+        elif what == "brief":
+            time.sleep(0.1)
+        return {"pid": os.getpid(), "attempt": attempt}
+
+    @ray.method(concurrency_group="live")
+    def progress(self) -> str:
+        return self.unit
+
+    def _seen_before(self, name: str) -> bool:
+        try:
+            (self.folder / name).touch(exist_ok=False)
+        except FileExistsError:
+            return True
+        return False
+
+
+def play(
+    folder: Path,
+    units: Iterable[str],
+    *,
+    boot: str = "",
+    stop_after: int | None = None,
+    on_event: Callable[[Any], None] | None = None,
+    **config: Any,
+) -> dict[str, Any]:
+    """One run of the loop; what it did, for JSON."""
+    events: list[dict[str, Any]] = []
+    num_done = 0
+
+    def note(event: Any) -> None:
+        nonlocal num_done
+        name = type(event).__name__
+        num_done += name == "UnitDone"
+        events.append({"event": name} | {key: value for key, value in vars(event).items() if key != "cluster"})
+        if on_event is not None:
+            on_event(event)
+
+    began = time.monotonic()
+    answer: dict[str, Any] = {}
+    try:
+        result = run_units(
+            units,
+            lambda: Actor.remote(str(folder), boot),
+            dataclasses.replace(QUICK, **config),
+            note,
+            lambda: stop_after is not None and num_done >= stop_after,
+        )
+        answer = dataclasses.asdict(result)
+    except EncodeOnceError as error:
+        answer = {"raised": type(error).__name__, "code": error.code, "actual": error.actual}
+    answer["events"] = events
+    answer["seconds"] = time.monotonic() - began
+    return answer
+
+
+def kill_worker_at(unit: str) -> Callable[[Any], None]:
+    """Kills, from outside, the worker that is given `unit` for the first time."""
+    pids: dict[int, int] = {}
+
+    def on_event(event: Any) -> None:
+        if type(event).__name__ == "WorkerReady":
+            pids[event.worker] = event.info["pid"]
+        if type(event).__name__ == "UnitStarted" and event.unit == unit and event.attempt == 1:
+            os.kill(pids[event.worker], signal.SIGKILL)
+
+    return on_event
+
+
+def scenarios(folder: Path) -> dict[str, Any]:
+    """All of them, on one connection to Ray."""
+    fine = [f"fine-{number}" for number in range(8)]
+    found: dict[str, Any] = {}
+
+    def scene(name: str, units: Iterable[str], **options: Any) -> None:
+        own = folder / name
+        own.mkdir()
+        found[name] = play(own, units, **options)
+
+    scene("no_fault", fine)
+    scene("no_units", [])
+    scene("killed_from_outside", ["slow-0", *fine], on_event=kill_worker_at("slow-0"))
+    scene("poison", ["kill-0", *fine])
+    scene("exits", ["exit-0", *fine[:2]])
+    scene("raises", ["raise-0", *fine])
+    scene("device_lost", ["cuda-0", "spent-0", *fine])
+    scene("hangs", ["hang-0", *fine], unit_timeout_seconds=0.4, max_attempts=2)
+    scene("boots_die", fine, boot="die", max_boot_failures=3)
+    scene("first_boot_dies", fine, boot="die-at-first:x", num_workers=1)
+    scene("mismatch", fine, boot="mismatch")
+    scene("store_down", fine, boot="store-down", max_boot_failures=2)
+    scene("boot_hangs", fine, boot="hang", boot_timeout_seconds=1.0)
+    scene("stop", (f"brief-{number}" for number in range(100_000)), stop_after=4)
+    scene("stop_cuts_off", ["fine-0", "hang-0", *fine[1:4], "hang-1", "fine-9"], stop_after=4, stop_grace_seconds=0.3)
+    scene("straggler", [*fine, "slow-0", "slow-1"])
+    scene("all_fail", (f"raise-{number}" for number in range(1000)), max_failures_in_a_row=5)
+    scene("many", (f"fine-{number}" for number in range(2000)))
+    return found
+
+
+if __name__ == "__main__":
+    with connect("local", num_cpus=2, log_to_driver=False) as cluster:
+        report = scenarios(Path(sys.argv[1]))
+    # Not to stdout: Ray prints there too.
+    (Path(sys.argv[1]) / "report.json").write_text(json.dumps(report, default=vars))
