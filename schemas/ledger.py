@@ -115,7 +115,7 @@ class LedgerRecord(_Model):
     num_inputs: int = Field(ge=0, description="inputs found in the tar for this group")
     num_rows: int = Field(ge=0, description="rows in the parts, null rows included")
     num_encoded: int = Field(ge=0, description="rows that are not null")
-    num_rejects: int = Field(ge=0, description="lines of the rejects file that are not damage of the tar itself")
+    num_rejects: int = Field(ge=0, description="lines of the rejects file")
     source: Source
     parts: tuple[Part, ...]
     rejects: RejectsObject | None

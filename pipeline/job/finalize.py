@@ -39,14 +39,17 @@ class Totals:
     orphans: tuple[str, ...]
 
 
-def finalize(dataset: Store, manifest: Manifest, groups: Iterable[str], dead_leases: Iterable[str]) -> Totals:
-    """Writes the index and collects orphans. Only for a run that has the dataset to itself.
+def finalize(
+    dataset: Store, manifest: Manifest, groups: Iterable[str], dead_leases: Iterable[str], *, collect_orphans: bool
+) -> Totals:
+    """Writes the index and, for a run that has the dataset to itself, collects orphans.
 
     Args:
         dataset: The dataset.
         manifest: Its manifest.
         groups: What the totals are over.
         dead_leases: `runs/*.alive` objects of runs that are known to be dead.
+        collect_orphans: Whether no other process can be writing to the dataset.
 
     Raises:
         DamagedDataError: A ledger record is not what was written; nothing is deleted then.
@@ -54,7 +57,7 @@ def finalize(dataset: Store, manifest: Manifest, groups: Iterable[str], dead_lea
     stored = read_ledger(dataset)
     records = {name: unseal(data, where=dataset.locate(record_path(*name))) for name, data in stored.items()}
     dataset.replace(INDEX_PATH, dump_index(stored, manifest.identity_sha256, where=dataset.url))
-    orphans = tuple(sorted(find_orphans(dataset, records)))
+    orphans = tuple(sorted(find_orphans(dataset, records))) if collect_orphans else ()
     dataset.delete([*orphans, *dead_leases])
     wanted = set(groups)
     chosen = [record for (group, _), record in records.items() if group in wanted]

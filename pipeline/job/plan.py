@@ -31,6 +31,7 @@ class Plan:
         num_committed: (shard, group) pairs that are committed already.
         quarantined: Pairs given up by an earlier run and left alone by this one.
         not_in_input: Committed shards whose tar is not among the inputs; they stay.
+        committed: The committed shards of each group asked for.
     """
 
     columns: tuple[str, ...]
@@ -39,6 +40,7 @@ class Plan:
     num_committed: int
     quarantined: tuple[Quarantined, ...]
     not_in_input: tuple[str, ...]
+    committed: dict[str, set[str]]
 
     @property
     def num_todo(self) -> int:
@@ -83,8 +85,9 @@ def make_plan(inputs: Inputs, dataset: Store, columns: Sequence[str], *, retry_q
         if missing:
             todo[tar.shard] = Unit(tar, tuple(missing))
     known = {tar.shard for tar in inputs.tars}
-    strangers = {shard for group in columns for shard in committed.get(group, ()) if shard not in known}
-    return Plan(tuple(columns), len(inputs.tars), todo, num_committed, tuple(left_alone), tuple(sorted(strangers)))
+    asked = {group: committed.get(group, set()) for group in columns}
+    strangers = {shard for shards in asked.values() for shard in shards if shard not in known}
+    return Plan(tuple(columns), len(inputs.tars), todo, num_committed, tuple(left_alone), tuple(sorted(strangers)), asked)
 
 
 def _same_tar(note: Quarantined, tar: InputTar) -> bool:

@@ -1,0 +1,79 @@
+"""A shard's captions, a window of rows at a time, tokenized.
+
+A window is as many rows as are read, sorted, encoded and held in memory together: some whole chunks, as many as fit a
+budget of output bytes, whatever the size of the shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.sources import TarScan
+from pipeline.tokenizers import CaptionTokenizer, TokenizedCaptions
+from schemas.identity import ENCODER_NAMES, CaptionIdentity
+from schemas.manifest import Manifest
+from schemas.planes import STORAGE_DTYPES
+
+_TYPICAL_TOKENS = 40
+"""Tokens of a caption that a `none` dataset is sized for; real ones have 25 to 120 on average."""
+_MAX_WINDOW_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Window:
+    """Consecutive rows of a shard.
+
+    Attributes:
+        keys: [rows].
+        captions: [rows]; None where the input was rejected.
+        distinct: The different captions among them, in order of first appearance.
+        tokens: Per encoder, the ids of `distinct`.
+    """
+
+    keys: Sequence[str]
+    captions: Sequence[str | None]
+    distinct: Sequence[str]
+    tokens: Mapping[str, TokenizedCaptions]
+
+
+def typical_row_bytes(identity: CaptionIdentity) -> int:
+    """Raw bytes of a caption's tensors: exact under padding `max_length`, for a typical caption under `none`."""
+    total = 0
+    for name in ENCODER_NAMES:
+        encoder = identity.encoder(name)
+        tokens = encoder.max_tokens if encoder.padding == "max_length" else min(_TYPICAL_TOKENS, encoder.max_tokens)
+        vectors = (encoder.pooled_size + encoder.hidden_size) if encoder.pooled_size is not None else 0
+        total += (tokens * encoder.hidden_size + vectors) * STORAGE_DTYPES[encoder.storage_dtype].itemsize
+    return total
+
+
+def default_chunk_rows(identity: CaptionIdentity) -> int:
+    """The power of two that makes a chunk 16 to 32 MiB raw, between 1 and 1024 rows."""
+    rows = 32 * 1024**2 // typical_row_bytes(identity)
+    return max(1, min(1024, 1 << (rows.bit_length() - 1))) if rows else 1
+
+
+def window_rows(manifest: Manifest, window_bytes: int) -> int:
+    """Rows of a window: whole chunks, at least one."""
+    chunk_rows = manifest.layout.chunk_rows
+    rows = min(window_bytes // typical_row_bytes(manifest.captions), _MAX_WINDOW_ROWS)
+    return max(1, rows // chunk_rows) * chunk_rows
+
+
+def read_windows(
+    scan: TarScan, column: str, num_rows: int, tokenizers: Mapping[str, CaptionTokenizer]
+) -> Iterator[Window]:
+    """Reads and tokenizes a shard's captions.
+
+    Args:
+        scan: The tar.
+        column: Which captions.
+        num_rows: Rows of a window.
+        tokenizers: By encoder.
+    """
+    for start in range(0, len(scan.keys), num_rows):
+        keys = scan.keys[start : start + num_rows]
+        captions = scan.captions(column, start, start + len(keys))
+        distinct = list(dict.fromkeys(caption for caption in captions if caption is not None))
+        yield Window(keys, captions, distinct, {name: tokenizers[name](distinct) for name in ENCODER_NAMES})

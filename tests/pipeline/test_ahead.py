@@ -1,0 +1,91 @@
+"""Stages in threads: order, bounded memory, errors and early ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from pipeline.ahead import ahead
+
+
+def test_order_is_kept_and_all_arrive() -> None:
+    assert list(ahead(iter(range(1000)), 3, "t")) == list(range(1000))
+    assert list(ahead([], 1, "t")) == []
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_at_most_depth_items_exist_at_once(depth: int) -> None:
+    alive = 0
+    highest = 0
+    lock = threading.Lock()
+
+    class Item:
+        def __init__(self) -> None:
+            nonlocal alive, highest
+            with lock:
+                alive += 1
+                highest = max(highest, alive)
+
+        def __del__(self) -> None:
+            nonlocal alive
+            with lock:
+                alive -= 1
+
+    def items() -> Iterator[Item]:
+        for _ in range(30):
+            yield Item()
+
+    for item in ahead(items(), depth, "t"):
+        time.sleep(0.002)
+        del item
+    assert highest == depth
+
+
+def test_the_producer_works_while_the_consumer_does() -> None:
+    def slow() -> Iterator[int]:
+        for number in range(10):
+            time.sleep(0.03)
+            yield number
+
+    started = time.perf_counter()
+    for _ in ahead(slow(), 2, "t"):
+        time.sleep(0.03)
+    assert time.perf_counter() - started < 0.5  # 0.6 one after the other
+
+
+def test_an_error_arrives_where_its_item_would_have() -> None:
+    def failing() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise ValueError("the third")
+
+    got = []
+    with pytest.raises(ValueError, match="the third"):
+        for number in ahead(failing(), 2, "t"):
+            got.append(number)
+    assert got == [1, 2]
+
+
+def test_a_consumer_that_stops_closes_the_producer() -> None:
+    closed_in: list[str] = []
+
+    def endless() -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            closed_in.append(threading.current_thread().name)
+
+    with closing(ahead(endless(), 2, "stage")) as numbers:
+        assert next(numbers) == 1
+    assert closed_in == ["stage"]
+    assert "stage" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_stages_nest() -> None:
+    doubled = (2 * number for number in ahead(range(100), 2, "a"))
+    assert sum(ahead(doubled, 2, "b")) == 9900
