@@ -1,4 +1,4 @@
-"""Runs the loop over workers that misbehave on purpose, on a real local Ray, and writes what happened into FOLDER/report.json.
+"""Runs the loop over workers that misbehave on purpose, on a real local Ray; FOLDER/report.json says what happened.
 
 A script, run by test_loop.py in a process of its own: `python -m tests.pipeline.job.loop_scenarios FOLDER`.
 """
@@ -42,7 +42,7 @@ class SpentWorkerError(RuntimeError):
     needs_new_worker = True
 
 
-@ray.remote(num_cpus=0.5, max_restarts=0, max_task_retries=0, concurrency_groups={"live": 1})
+@ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"live": 1})
 class Actor:
     """What a unit does is the part of its name before the dash."""
 
@@ -107,6 +107,7 @@ def play(
     units: Iterable[str],
     *,
     boot: str = "",
+    num_cpus: float = 0.5,
     stop_after: int | None = None,
     on_event: Callable[[Any], None] | None = None,
     **config: Any,
@@ -128,7 +129,7 @@ def play(
     try:
         result = run_units(
             units,
-            lambda: Actor.remote(str(folder), boot),
+            lambda: Actor.options(num_cpus=num_cpus).remote(str(folder), boot),
             dataclasses.replace(QUICK, **config),
             note,
             lambda: stop_after is not None and num_done >= stop_after,
