@@ -14,7 +14,7 @@ from pipeline.encoders import TextEncoder
 from pipeline.engine import EncodedWindow, EncodeEngine, RepeatedCaptions
 from pipeline.packing import pack_chunks
 from pipeline.provenance import host_name, library_versions
-from pipeline.sources import InputTar, TarScan, scan_tar
+from pipeline.sources import DAMAGE_CODES, InputTar, TarScan, scan_tar
 from pipeline.windows import read_windows, window_rows
 from schemas.arrow_schema import caption_schema
 from schemas.commit import StoredRejects, commit, prepare_rejects, store_parts
@@ -123,7 +123,8 @@ class ShardEncoder:
             schema = caption_schema(self._manifest, group, tar.shard)
             batches = pack_chunks(self._counted(windows, tally), schema, self._manifest)
             parts = store_parts(self._dataset, batches, schema, group, tar.shard, self._manifest.layout)
-        rejects = [*scan.rejects_of(group), *tally.not_finite]
+        # Damage hides nobody knows how many inputs; it stands in the record, not among the rejects that are counted.
+        rejects = [reject for reject in scan.rejects_of(group) if reject.code not in DAMAGE_CODES] + tally.not_finite
         record, stored = self._record(scan, tar, group, attempt, parts, tally, rejects, time.perf_counter() - started)
         committed = commit(self._dataset, record, stored)
         self.live += Counters(num_rejects=record.num_rejects, num_bytes=record.num_bytes)

@@ -61,8 +61,9 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/") or "/"
         self.local_root = _local_root(url)
+        # Absolute, as a worker process may have another current folder.
+        self.url = (url if self.local_root is None else str(self.local_root)).rstrip("/") or "/"
         self._backend: Any
         try:
             if self.local_root is not None:

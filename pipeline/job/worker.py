@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+import ray
+
 from pipeline.counters import Counters
 from pipeline.encoders import EncoderConfig
 from pipeline.shard_encoder import EngineSettings, ShardEncoder, ShardResult
@@ -34,6 +36,7 @@ class WorkerOrder:
     run_id: str
 
 
+@ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"live": 1})
 class EncodeWorker:
     """What the loop calls: `ready`, `run`, `progress`."""
 
@@ -50,7 +53,6 @@ class EncodeWorker:
         """
         # Heavy imports happen here, in the worker, so that the driver stays small.
         import pyarrow as pa
-        import ray
         import torch
 
         from pipeline.encoders import load_encoder
@@ -98,6 +100,7 @@ class EncodeWorker:
         groups = [g for g in self._order.columns if self._order.dataset.head(record_path(g, shard)) is None]
         return self._shards.encode(tar, groups, attempt)
 
+    @ray.method(concurrency_group="live")
     def progress(self) -> Counters | None:
         """Figures of the shard at hand."""
         return None if self._shards is None else self._shards.live

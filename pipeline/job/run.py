@@ -1,0 +1,173 @@
+"""A plan, carried out: a cluster is joined, workers encode shards, what cannot be encoded is quarantined."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+
+from pipeline.counters import Counters
+from pipeline.job.cluster import connect, worker_shape
+from pipeline.job.events import Event, UnitDone, UnitFailed, UnitFailure
+from pipeline.job.lease import Lease
+from pipeline.job.loop import LoopConfig, run_units
+from pipeline.job.plan import Plan
+from pipeline.job.progress import Progress
+from pipeline.job.worker import EncodeWorker, WorkerOrder
+from pipeline.presets import EncodeConfig
+from pipeline.provenance import now
+from pipeline.shard_encoder import EngineSettings, ShardResult
+from pipeline.sources import Inputs
+from schemas.identity import ENCODER_NAMES
+from schemas.manifest import Manifest
+from schemas.quarantine import Quarantined, write_quarantined
+from schemas.storage import Store
+
+_GPU_SETTINGS = EngineSettings(batch_tokens=32_768, window_bytes=512 * 1024**2, repeated_bytes=256 * 1024**2)
+_CPU_SETTINGS = EngineSettings()
+
+
+@dataclass(frozen=True)
+class JobOutcome:
+    """What a run did.
+
+    Attributes:
+        shards: Results, in the order they came.
+        failures: Shards given up in this run.
+        num_unfinished: Shards not begun, or begun and interrupted.
+        stopped: Why the run stopped early; None if it did not.
+        seconds: Wall time of the encoding.
+        num_workers: Workers asked for.
+        device: What they ran on.
+    """
+
+    shards: tuple[ShardResult, ...]
+    failures: tuple[UnitFailure, ...]
+    num_unfinished: int
+    stopped: str | None
+    seconds: float
+    num_workers: int
+    device: str
+
+    @property
+    def counters(self) -> Counters:
+        """Totals of the run."""
+        return sum((shard.counters for shard in self.shards), Counters())
+
+    @classmethod
+    def nothing_to_do(cls) -> JobOutcome:
+        """The outcome of a run that found everything done."""
+        return cls((), (), 0, None, 0.0, 0, "none")
+
+
+def run_job(
+    config: EncodeConfig, plan: Plan, inputs: Inputs, dataset: Store, manifest: Manifest, run_id: str, lease: Lease
+) -> JobOutcome:
+    """Encodes everything in `plan.todo`, as far as it can be.
+
+    Raises:
+        EncodeOnceError: No cluster, no workers, or workers whose encoders are not the manifest's.
+    """
+    started = time.monotonic()
+    with _stop_on_signals() as stop, connect(config.ray_address) as cluster:
+        shape = worker_shape(
+            cluster, config.num_workers, device=config.device, gpus_per_worker=config.gpus_per_worker
+        )
+        device = "cuda" if shape.num_gpus else "cpu"
+        order = _order(config, plan, inputs, dataset, manifest, run_id, device, shape.num_threads)
+        progress = Progress(num_units=len(plan.todo), num_done_before=plan.num_shards - len(plan.todo))
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, UnitFailed):
+                _quarantine(event.failure, plan, inputs, dataset, run_id)
+            progress.on_event(event)
+
+        loop = LoopConfig(
+            num_workers=shape.num_workers,
+            max_attempts=config.max_attempts,
+            unit_timeout_seconds=config.shard_timeout_seconds,
+            stop_grace_seconds=config.stop_grace_seconds,
+        )
+        actor = EncodeWorker.options(num_cpus=shape.num_cpus, num_gpus=shape.num_gpus)
+        with progress:
+            result = run_units(
+                plan.todo, lambda: actor.remote(order), loop, on_event, lambda: stop.is_set() or lease.lost
+            )
+    return JobOutcome(
+        shards=tuple(result.done.values()),
+        failures=tuple(result.failures),
+        num_unfinished=len(result.interrupted) + len(result.not_started),
+        stopped=result.stopped,
+        seconds=time.monotonic() - started,
+        num_workers=shape.num_workers,
+        device=device,
+    )
+
+
+def _order(
+    config: EncodeConfig,
+    plan: Plan,
+    inputs: Inputs,
+    dataset: Store,
+    manifest: Manifest,
+    run_id: str,
+    device: str,
+    num_threads: int,
+) -> WorkerOrder:
+    settings = _GPU_SETTINGS if device == "cuda" else _CPU_SETTINGS
+    if config.batch_tokens is not None:
+        settings = EngineSettings(config.batch_tokens, settings.window_bytes, settings.repeated_bytes)
+    return WorkerOrder(
+        inputs=inputs.store,
+        dataset=dataset,
+        manifest=manifest.dump(),
+        columns=plan.columns,
+        encoders={name: getattr(config, name) for name in ENCODER_NAMES},
+        device=device,
+        num_threads=num_threads,
+        settings=settings,
+        run_id=run_id,
+    )
+
+
+def _quarantine(failure: UnitFailure, plan: Plan, inputs: Inputs, dataset: Store, run_id: str) -> None:
+    """Noted at once, so that it is not lost with a driver that dies later."""
+    unit = plan.todo[failure.unit]
+    for group in unit.groups:
+        note = Quarantined(
+            group=group,
+            shard=failure.unit,
+            source_url=inputs.store.locate(unit.tar.path),
+            source_bytes=unit.tar.num_bytes,
+            source_e_tag=unit.tar.e_tag,
+            attempts=failure.attempts,
+            reasons=failure.reasons,
+            run_id=run_id,
+            time=now(),
+        )
+        write_quarantined(dataset, note)
+
+
+@contextlib.contextmanager
+def _stop_on_signals() -> Iterator[threading.Event]:
+    """SIGTERM and Ctrl-C ask for an orderly stop; the second one ends the process."""
+    stop = threading.Event()
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        name = signal.Signals(number).name
+        print(f"{name}: finishing the shards in flight; once more to stop at once", flush=True)
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,185 @@
+"""From a tar to a committed shard: what is read is what the encoders gave, bit for bit, and everything is accounted for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import schemas
+from pipeline.encoders import TextEncoder, pad_token_ids
+from pipeline.engine import EncodeEngine
+from pipeline.shard_encoder import EngineSettings
+from schemas.identity import ENCODER_NAMES
+from schemas.index import write_index
+from schemas.ledger import rejects_path
+from schemas.planes import STORAGE_DTYPES
+from schemas.rejects import load_rejects
+from schemas.storage import Store
+from tests.pipeline.encoding import make_manifest, shard_encoder, small_encoders, write_tar
+
+CAPTIONS = ["a red cat", "", "a red cat", "a much longer caption about two dogs, a bird and the sea", "!", "a red cat"]
+
+
+def encode_one(encoder: TextEncoder, caption: str) -> dict[str, np.ndarray]:
+    """The tensors of a caption encoded alone, in the storage dtype."""
+    identity = encoder.identity
+    tokens = encoder.tokenizer([caption])
+    ids, num_tokens = pad_token_ids(
+        tokens.ids, pad_id=encoder.tokenizer.pad_id, max_tokens=identity.max_tokens, padding=identity.padding
+    )
+    output = encoder.encode(ids, num_tokens)
+    found = {"hidden": output.hidden[0], "pooled": output.pooled, "eos": output.eos}
+    dtype = getattr(torch, identity.storage_dtype)
+    return {
+        name: tensor.to(dtype).float().numpy().astype(STORAGE_DTYPES[identity.storage_dtype])
+        for name, tensor in found.items()
+        if tensor is not None
+    }
+
+
+@pytest.mark.parametrize("container", ["arrow", "webdataset"])
+@pytest.mark.parametrize("storage_dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("padding", ["max_length", "none"])
+def test_what_is_read_is_what_was_encoded(tmp_path: Path, container: str, storage_dtype: str, padding: str) -> None:
+    """A batch of one caption, so that not even rounding can differ."""
+    encoders = small_encoders(padding, "float32", storage_dtype)
+    members = [(f"{i}.txt", caption.encode()) for i, caption in enumerate(CAPTIONS)]
+    tar = write_tar(tmp_path / "in" / "s.tar", members)
+    settings = EngineSettings(batch_tokens=1)
+    encoder = shard_encoder(tmp_path / "in", tmp_path / "out", encoders, container=container, settings=settings)
+    result = encoder.encode(tar, ["txt"], 1)
+    assert result.groups[0].committed
+    assert result.counters.num_captions == 6
+    assert result.counters.num_repeated == 2
+    rows = list(schemas.open_dataset(str(tmp_path / "out")).rows("txt"))
+    assert [row.key for row in rows] == [str(i) for i in range(6)]
+    for row, caption in zip(rows, CAPTIONS, strict=True):
+        assert row.caption == caption
+        for name in ENCODER_NAMES:
+            tokens = encoders[name].tokenizer([caption])
+            assert row[name].num_tokens == len(tokens.ids[0])
+            for field, expected in encode_one(encoders[name], caption).items():
+                actual = getattr(row[name], field)
+                expected = expected[0] if field != "hidden" else expected
+                assert actual.dtype == STORAGE_DTYPES[storage_dtype]
+                assert actual.tobytes() == expected.tobytes(), (name, field, caption)
+
+
+def test_windows_and_batches_change_nothing_but_rounding(tmp_path: Path) -> None:
+    encoders = small_encoders("none")
+    random = np.random.default_rng(1)
+    captions = [" ".join(["word"] * int(n)) + f" {i % 20}" for i, n in enumerate(random.integers(1, 30, 50))]
+    tar = write_tar(tmp_path / "in" / "s.tar", [(f"{i:03d}.txt", c.encode()) for i, c in enumerate(captions)])
+    datasets = []
+    for name, settings in {
+        "one": EngineSettings(batch_tokens=1, window_bytes=1, repeated_bytes=0),
+        "many": EngineSettings(batch_tokens=500, window_bytes=10**7),
+    }.items():
+        shard_encoder(tmp_path / "in", tmp_path / name, encoders, settings=settings).encode(tar, ["txt"], 1)
+        datasets.append(schemas.open_dataset(str(tmp_path / name)))
+    for left, right in zip(datasets[0].rows("txt"), datasets[1].rows("txt"), strict=True):
+        assert (left.key, left.caption) == (right.key, right.caption)
+        for name in ENCODER_NAMES:
+            np.testing.assert_allclose(left[name].hidden, right[name].hidden, atol=1e-4)
+
+
+def test_groups_are_aligned_and_rejects_have_reasons(tmp_path: Path) -> None:
+    members = [
+        ("a.txt", b"one"),
+        ("a.json", b'{"long": "a long one"}'),
+        ("b.jpg", b"no caption at all"),
+        ("c.txt", b"\xff\xfe"),
+        ("c.json", b'{"long": 3}'),
+        ("d.json", b'{"long": "only long"}'),
+        ("d.json", b'{"long": "again"}'),
+    ]
+    tar = write_tar(tmp_path / "in" / "s.tar", members)
+    encoder = shard_encoder(tmp_path / "in", tmp_path / "out", small_encoders("none"))
+    result = encoder.encode(tar, ["txt", "json.long"], 1)
+    ds = schemas.open_dataset(str(tmp_path / "out"))
+    assert ds.groups == ("json.long", "txt")
+    txt, long = ([(r.key, r.is_null) for r in ds.rows(group)] for group in ("txt", "json.long"))
+    assert txt == [("a", False), ("b", True), ("c", True), ("d", True)]
+    assert long == [("a", False), ("b", True), ("c", True), ("d", False)]
+    records = {group: ds.record(group, "s") for group in ds.groups}
+    assert records["txt"].keys_sha256 == records["json.long"].keys_sha256
+    for group, record in records.items():
+        assert record.num_inputs == record.num_encoded + record.num_rejects == 5
+        rejects = load_rejects((tmp_path / "out" / rejects_path(group, "s")).read_bytes(), where="")
+        assert len(rejects) == record.num_rejects
+        assert all(reject.key and reject.reason for reject in rejects)
+    assert [group.num_rejects for group in result.groups] == [4, 3]
+
+
+def test_a_second_writer_changes_nothing(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "in" / "s.tar", [("a.txt", b"one"), ("b.txt", b"two")])
+    encoder = shard_encoder(tmp_path / "in", tmp_path / "out", small_encoders("none"))
+    assert encoder.encode(tar, ["txt"], 1).groups[0].committed
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert not encoder.encode(tar, ["txt"], 2).groups[0].committed
+    assert before == {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+
+
+def test_values_that_are_not_finite_are_rejects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoders = small_encoders("none", "float32", "float16")
+    t5 = encoders["t5"]
+    original = type(t5)._forward
+
+    def overflowing(self: TextEncoder, ids: torch.Tensor, num_tokens: torch.Tensor) -> object:
+        output = original(self, ids, num_tokens)
+        marked = (ids == t5.tokenizer(["7"]).ids[0][-2]).any(dim=1)
+        output.hidden[marked, 0, 3] = 1e6
+        return output
+
+    monkeypatch.setattr(type(t5), "_forward", overflowing)
+    tar = write_tar(tmp_path / "in" / "s.tar", [("a.txt", b"one"), ("b.txt", b"7"), ("c.txt", b"two")])
+    shard_encoder(tmp_path / "in", tmp_path / "out", encoders).encode(tar, ["txt"], 1)
+    ds = schemas.open_dataset(str(tmp_path / "out"))
+    assert [(row.key, row.is_null) for row in ds.rows("txt")] == [("a", False), ("b", True), ("c", False)]
+    rejects = load_rejects((tmp_path / "out" / rejects_path("txt", "s")).read_bytes(), where="")
+    assert [(r.key, r.code, r.has_row) for r in rejects] == [("b", "output-not-finite", True)]
+
+
+def test_an_empty_tar_is_a_shard_without_rows(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "in" / "s.tar", [])
+    result = shard_encoder(tmp_path / "in", tmp_path / "out", small_encoders("none")).encode(tar, ["txt"], 1)
+    assert (result.groups[0].committed, result.groups[0].num_rows, result.groups[0].num_bytes) == (True, 0, 0)
+    store = Store(str(tmp_path / "out"))
+    assert write_index(store, "0" * 64) == 1
+    assert list(schemas.open_dataset(str(tmp_path / "out")).rows("txt")) == []
+
+
+def test_an_error_in_any_stage_commits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tar = write_tar(tmp_path / "in" / "s.tar", [(f"{i}.txt", b"one %d" % i) for i in range(20)])
+    encoder = shard_encoder(
+        tmp_path / "in", tmp_path / "out", small_encoders("none"), settings=EngineSettings(window_bytes=1)
+    )
+    calls = []
+    original = EncodeEngine.encode_window
+
+    def failing(self: EncodeEngine, *arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("CUDA error: out of luck")
+        return original(self, *arguments)
+
+    monkeypatch.setattr(EncodeEngine, "encode_window", failing)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        encoder.encode(tar, ["txt"], 1)
+    assert not list((tmp_path / "out").rglob("ledger/**/*.json"))
+    assert encoder.encode(tar, ["txt"], 2).groups[0].committed
+
+
+def test_other_weights_on_a_node_are_refused(tmp_path: Path) -> None:
+    encoders = small_encoders("none")
+    shard_encoder(tmp_path, tmp_path / "out", encoders)
+    changed = make_manifest(encoders).captions.t5.model_copy(update={"weights_sha256": "0" * 64})
+    other = dict(encoders)
+    monkey = small_encoders.__wrapped__("none")["t5"]
+    monkey.identity = changed
+    other["t5"] = monkey
+    with pytest.raises(schemas.IdentityMismatchError, match=r"captions\.t5\.weights_sha256"):
+        shard_encoder(tmp_path, tmp_path / "out", other)
