@@ -7,6 +7,7 @@ from rich.table import Table
 
 from pipeline.job.estimate import estimate
 from pipeline.job.plan import Plan
+from pipeline.job.sizes import readable_bytes
 from pipeline.presets import EncodeConfig
 from pipeline.sources import Inputs
 from schemas.manifest import MANIFEST_PATH
@@ -22,13 +23,13 @@ def print_plan(config: EncodeConfig, plan: Plan, inputs: Inputs) -> None:
     """Prints what a run of this configuration would do. Reads names, and one tar or some ledger records."""
     dataset = Store(config.output)
     table = Table("dry run", "", show_header=False, box=None, pad_edge=False)
-    table.add_row("input", f"{config.input}: {plan.num_shards} tars, {_bytes(sum(t.num_bytes for t in inputs.tars))}")
+    table.add_row("input", f"{config.input}: {plan.num_shards} tars, {readable_bytes(sum(t.num_bytes for t in inputs.tars))}")
     exists = "exists, will be added to" if dataset.head(MANIFEST_PATH) is not None else "will be made"
     table.add_row("output", f"{config.output}: {exists}")
     table.add_row("columns", " ".join(plan.columns))
     table.add_row("done", f"{plan.num_committed} of {plan.num_shards * len(plan.columns)} shards x columns")
     table.add_row("quarantined", f"{len(plan.quarantined)} (left alone; --retry-quarantined tries them again)")
-    table.add_row("to do", f"{plan.num_todo} in {len(plan.todo)} tars, {_bytes(plan.todo_tar_bytes)} to read")
+    table.add_row("to do", f"{plan.num_todo} in {len(plan.todo)} tars, {readable_bytes(plan.todo_tar_bytes)} to read")
     if plan.todo:
         _add_estimate(table, config, plan, inputs, dataset)
     # Wider than a terminal may be: lines are wrapped by the terminal, not cut by the table.
@@ -49,15 +50,8 @@ def _add_estimate(table: Table, config: EncodeConfig, plan: Plan, inputs: Inputs
         real_tokens_per_caption=sum(tokens.values()) / len(tokens),
     )
     table.add_row("captions", f"about {found.num_captions:,}")
-    table.add_row("bytes", "unknown" if found.stored_bytes is None else f"about {_bytes(found.stored_bytes)}")
+    table.add_row("bytes", "unknown" if found.stored_bytes is None else f"about {readable_bytes(found.stored_bytes)}")
     hours = "unknown" if found.worker_hours is None else f"about {found.worker_hours:,.2f} of one worker"
     table.add_row("hours", hours)
     table.add_row("estimated from", found.basis)
 
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
-        count /= 1000
-    raise AssertionError
