@@ -61,7 +61,8 @@ clean: ## Remove the environment, the demo and all caches
 	find schemas pipeline trainer tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so that an interrupted install is done again.
-$(INSTALLED): pyproject.toml constraints.txt | check-python
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(MAKE) --no-print-directory check-python
 	@echo "==> making the environment in $(VENV) (a few minutes and about 7 GB; once)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[pipeline,test]' -c constraints.txt
