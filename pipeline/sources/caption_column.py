@@ -42,7 +42,7 @@ class CaptionColumn:
         """The member extension the captions are in."""
         self.num_captions = 0
         self.faults: dict[int, tuple[Fault, int]] = {}
-        """By row: why it has no caption, and the offset of the member's header. Rows without the member are not in it."""
+        """By row: why it has no caption, and where the member's header is. Rows without the member are not in it."""
         self._budget = budget
         self._texts: list[bytes | None] = []
         self._offsets = array("q")
@@ -64,7 +64,8 @@ class CaptionColumn:
         self.num_captions += 1
         self._offsets[row] = data_offset
         self._sizes[row] = size
-        if self._budget.take(len(text) + _OBJECT_BYTES):
+        # Python has one empty string of bytes, and stores answer no empty range.
+        if not text or self._budget.take(len(text) + _OBJECT_BYTES):
             self._texts[row] = text
 
     def text(self, row: int) -> bytes | None:

@@ -34,7 +34,7 @@ CAPTION_BUDGET_BYTES = 64 * 1024**2
 MAX_DAMAGE = 100
 """Damage entries of one tar; further ones are summed up in a last one, since the ledger record carries them all."""
 
-_COLUMN = re.compile(r"json\.[A-Za-z0-9_.-]+|[a-z0-9_][a-z0-9_.-]*")
+_COLUMN = re.compile(r"json\.[A-Za-z0-9_.-]+|(?!json\.)[a-z0-9_][a-z0-9_.-]*")
 
 
 class _RefusedMember(NamedTuple):
