@@ -99,7 +99,7 @@ def test_tars_that_a_pattern_spells_out_must_exist(tmp_path: Path) -> None:
     assert caught.value.actual == f"2 missing below {tmp_path}: 01.tar, 03.tar"
     with pytest.raises(ConfigError, match=r"1 missing below .*: b/\*\.tar"):
         list_inputs(f"{make(tmp_path, 'a/x.tar')}/{{a,b}}/*.tar")
-    with pytest.raises(ConfigError, match="991 missing .* and 981 more"):
+    with pytest.raises(ConfigError, match=r"991 missing .* and 981 more"):
         list_inputs(f"{make(tmp_path, '000.tar')}/{{000..991}}.tar")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.sources import list_inputs, scan_tar, samples
+from pipeline.sources import list_inputs, samples, scan_tar
 from pipeline.sources.caption_text import MAX_CAPTION_BYTES
 from pipeline.sources.samples import MAX_DAMAGE
 from pipeline.sources.tar_stream import MAX_EXTENSION_BYTES

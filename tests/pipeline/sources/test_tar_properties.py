@@ -1,4 +1,4 @@
-"""Any tar that Python's tarfile writes is read as tarfile reads it, and no damage crashes, hangs or loses what is whole."""
+"""Any tar that tarfile writes is read as tarfile reads it, and no damage crashes, hangs or loses what is whole."""
 
 from __future__ import annotations
 
