@@ -34,8 +34,8 @@ from schemas.identity import EncoderName
 # 77 tokens in any text that has a space to cut at.
 _LONG_CAPTION_CHARS = 16_384
 _CHARS_PER_TOKEN = 64
-# A space between two ASCII letters or digits: no normalizer, pre-tokenizer or merge reaches across it.
-_SAFE_CUT = re.compile(r"(?<=[A-Za-z0-9]) (?=[A-Za-z0-9])")
+# One white space between two ASCII letters or digits: no normalizer, pre-tokenizer or merge reaches across it.
+_SAFE_CUT = re.compile(r"(?<=[A-Za-z0-9])[ \n\t](?=[A-Za-z0-9])")
 # Words up to this many bytes go through open_clip's own BPE, whose time grows with the square of the length.
 _OPEN_CLIP_WORD_BYTES = 256
 _OPEN_CLIP_CACHE_WORDS = 200_000
@@ -195,6 +195,7 @@ def load_huggingface_tokenizer(
     """
     reader = T5TokenizerFast if name == "t5" else CLIPTokenizer
     try:
+        _require_model(folder / "tokenizer.json", reader.model.__name__)
         tokenizer = reader.from_pretrained(str(folder), local_files_only=True)
         document = json.loads(tokenizer.backend_tokenizer.to_str())
     except Exception as error:
@@ -212,6 +213,14 @@ def load_huggingface_tokenizer(
     loaded = HuggingFaceTokenizer(document, max_tokens=max_tokens, pad_id=pad_id, eos_id=tokenizer.eos_token_id)
     _require_eos(loaded, folder)
     return loaded
+
+
+def _require_model(file: Path, kind: str) -> None:
+    """Refuses a tokenizer.json of another family, which transformers would take apart and rebuild as nonsense."""
+    if file.is_file():
+        actual = json.loads(file.read_text(encoding="utf-8"))["model"].get("type", kind)
+        if actual != kind:
+            raise ValueError(f"{file.name} is a {actual} tokenizer, not {kind}")
 
 
 def _require_eos(tokenizer: HuggingFaceTokenizer, folder: Path) -> None:

@@ -58,7 +58,7 @@ class TextEncoder(ABC):
             num_tokens: int64 [B], tokens of each row that are not padding.
         """
         identity = self.identity
-        assert token_ids.ndim == 2 and token_ids.shape[1] <= identity.max_tokens, token_ids.shape
+        assert token_ids.shape[1] <= identity.max_tokens, token_ids.shape
         assert identity.padding == "none" or token_ids.shape[1] == identity.max_tokens, token_ids.shape
         with torch.inference_mode():
             return self._forward(token_ids, num_tokens)

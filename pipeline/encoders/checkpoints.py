@@ -78,10 +78,8 @@ def find_checkpoint(name: EncoderName, config: EncoderConfig) -> Checkpoint:
 
 
 def _from_tree(name: EncoderName, config: EncoderConfig, tree: FileTree) -> Checkpoint:
-    if config.subfolder is not None:
-        folders = [config.subfolder.strip("/")]
-    else:
-        folders = [PIPELINE_FOLDERS[name], name, ""]
+    usual = [PIPELINE_FOLDERS[name], name, ""]
+    folders = usual if config.subfolder is None else [config.subfolder.strip("/")]
     for folder in folders:
         found = _layout_in(name, tree, folder)
         if found is None:

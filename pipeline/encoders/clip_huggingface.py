@@ -35,7 +35,7 @@ class HuggingFaceClip(TextEncoder):
         self._text_model.embeddings.position_ids = positions
         self._eos_is_highest_id = tower.eos_id is None
 
-    def _forward(self, token_ids: torch.Tensor, num_tokens: torch.Tensor) -> EncoderOutput:
+    def _forward(self, token_ids: torch.Tensor, num_tokens: torch.Tensor) -> EncoderOutput:  # noqa: ARG002 causal
         penultimate: list[torch.Tensor] = []
         last_layer = self._text_model.encoder.layers[-1]
         hook = last_layer.register_forward_pre_hook(lambda _, inputs: penultimate.append(inputs[0]))
@@ -43,10 +43,8 @@ class HuggingFaceClip(TextEncoder):
             normed_BTD = self._text_model(token_ids).last_hidden_state
         finally:
             hook.remove()
-        if self._eos_is_highest_id:
-            eos_B = token_ids.argmax(dim=1)
-        else:
-            eos_B = first_position(token_ids, self.tokenizer.eos_id)
+        eos_id = self.tokenizer.eos_id
+        eos_B = token_ids.argmax(dim=1) if self._eos_is_highest_id else first_position(token_ids, eos_id)
         eos_BD = normed_BTD[torch.arange(len(token_ids), device=token_ids.device), eos_B]
         return EncoderOutput(hidden=penultimate[0], pooled=self._text_projection(eos_BD), eos=eos_BD)
 

@@ -47,7 +47,8 @@ class OpenClip(TextEncoder):
     ) -> None:
         super().__init__(tokenizer, identity, device)
         module = tower.module
-        assert isinstance(module, TextTransformer) and isinstance(module.text_projection, nn.Parameter)
+        assert isinstance(module, TextTransformer)
+        assert isinstance(module.text_projection, nn.Parameter)
         self._module = module
         # Not a stored tensor, so it is still on the meta device.
         module.attn_mask = None
@@ -55,7 +56,7 @@ class OpenClip(TextEncoder):
         self._mask_TT = torch.full((module.num_pos, module.num_pos), -torch.inf, dtype=dtype, device=device).triu_(1)
         self._layers = len(module.transformer.resblocks)
 
-    def _forward(self, token_ids: torch.Tensor, num_tokens: torch.Tensor) -> EncoderOutput:
+    def _forward(self, token_ids: torch.Tensor, num_tokens: torch.Tensor) -> EncoderOutput:  # noqa: ARG002 causal
         module, length = self._module, token_ids.shape[1]
         # The module's own forward can only mask rows of full length; these are its steps with the mask cut to T.
         embedded_BTD = module.token_embedding(token_ids) + module.positional_embedding[:length]

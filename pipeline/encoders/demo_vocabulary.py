@@ -18,11 +18,11 @@ road bridge boy girl child children baby group men women crowd player painting d
 landscape close up view scene art style color colorful abstract vintage modern beautiful next some there three several
 while behind between around through against other into out down off their he she they who which has been very
 wooden metal stone gold silver pink purple orange gray grey round square long short tall open closed empty full
-digital render poster logo design pattern texture vector isolated text hello world""".split()
+digital render poster logo design pattern texture vector isolated text hello world"""
 _PARTS = """s ed ing er ly es tion ment al ness ic y e en est th in on an re or ar at st nd te le it is ou ea ch sh ck
 ll tt ss oo ee un de con pro ex im ab ac ad am ap as be bo br ca ce ci co cr cu da di do dr du el em ev fa fe fi fl fo
 fr ga ge gi gl go gr ha he hi ho hu ja jo ke ki la li lo lu ma me mi mo mu na ne ni no nu of op pa pe ph pi pl po pr qu
-ra ri ro ru sa sc se si sk sl so sp su ta ti to tr tu ul ur us ut va ve vi vo wa we wh wi wo""".split()
+ra ri ro ru sa sc se si sk sl so sp su ta ti to tr tu ul ur us ut va ve vi vo wa we wh wi wo"""
 # ASCII, Latin-1, Greek, Cyrillic, quotation marks, Hiragana, Katakana.
 _RANGES = (
     (0x21, 0x7E),
@@ -41,7 +41,7 @@ def demo_t5_tokenizer() -> T5TokenizerFast:
     Any text can be tokenized: characters without a piece become the unknown id.
     """
     characters = [chr(code) for first, last in _RANGES for code in range(first, last + 1)]
-    ranked = ["▁", *(f"▁{word}" for word in _WORDS), *_PARTS]
+    ranked = ["▁", *(f"▁{word}" for word in _WORDS.split()), *_PARTS.split()]
     pieces = dict.fromkeys([*ranked, *characters])
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     # Rounded, since the last bit of a logarithm is the business of the platform's libm.

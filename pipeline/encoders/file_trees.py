@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    IncompleteSnapshotError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
 
 from schemas.errors import ConfigError
 
@@ -77,7 +83,7 @@ class LocalTree(FileTree):
                 subfolders.clear()
         self.files = frozenset(found)
 
-    def fetch(self, names: Iterable[str]) -> Path:
+    def fetch(self, names: Iterable[str]) -> Path:  # noqa: ARG002 all are there
         """The folder itself."""
         return self._folder
 
@@ -92,7 +98,7 @@ class HubTree(FileTree):
     """
 
     def __init__(self, repository: str, revision: str | None, option: str) -> None:
-        self._repository, self._option = repository, option
+        self._repository, self._requested, self._option = repository, revision, option
         self.where = f"https://huggingface.co/{repository}" + (f" at {revision}" if revision else "")
         self._offline: Path | None = None
         try:
@@ -113,8 +119,13 @@ class HubTree(FileTree):
         """Downloads the files into the hub's cache."""
         if self._offline:
             return self._offline
+        patterns = sorted(names)
         try:
-            patterns = sorted(names)
+            # By the name the user gave, so that the cache remembers it and the same options work without network ...
+            folder = Path(snapshot_download(self._repository, revision=self._requested, allow_patterns=patterns))
+            if folder.name == self.revision:
+                return folder
+            # ... but never another commit than the one that was listed, if the branch has moved meanwhile.
             return Path(snapshot_download(self._repository, revision=self.revision, allow_patterns=patterns))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
             raise self._unavailable(error) from error
@@ -122,6 +133,9 @@ class HubTree(FileTree):
     def _use_cache(self, revision: str | None, cause: Exception) -> None:
         try:
             folder = Path(snapshot_download(self._repository, revision=revision, local_files_only=True))
+        except IncompleteSnapshotError as error:
+            # The files of another encoder, or of the image model, may well be missing: what is needed is checked later.
+            folder = Path(error.snapshot_path)
         except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
             raise self._unavailable(cause) from error
         self._offline = folder
@@ -150,7 +164,7 @@ def open_tree(source: str, revision: str | None, option: str) -> FileTree:
         ConfigError: Neither a folder nor a repository.
     """
     folder = Path(source).expanduser()
-    if folder.is_dir():
+    if source and folder.is_dir():
         require_no_revision(source, revision, option)
         return LocalTree(folder)
     if not source or source.startswith(("/", ".", "~")) or source.count("/") > 1 or "\\" in source:

@@ -33,7 +33,7 @@ def load_tokenizer(
     Raises:
         ConfigError: There is none, or its ids do not fit the encoder.
     """
-    open_clip = uses_open_clip(name, config, checkpoint)
+    open_clip = uses_open_clip(config, checkpoint)
     if name == "t5" and open_clip:
         raise _invalid_option(name, config, "tokenizer", "a T5 tokenizer")
     if config.exclamation_as_pad and (name == "t5" or open_clip):
@@ -51,7 +51,7 @@ def load_tokenizer(
     return tokenizer
 
 
-def uses_open_clip(name: EncoderName, config: EncoderConfig, checkpoint: Checkpoint) -> bool:
+def uses_open_clip(config: EncoderConfig, checkpoint: Checkpoint) -> bool:
     """Whether open_clip's own tokenizer makes the ids."""
     if config.tokenizer is not None:
         return config.tokenizer == OPEN_CLIP

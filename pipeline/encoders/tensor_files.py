@@ -36,7 +36,7 @@ class TensorFiles:
         self.where = ", ".join(str(path) for path in files)
         for path in files:
             reader = _open_safetensors(path) if path.suffix == ".safetensors" else _open_torch(path)
-            for stored in reader.keys():
+            for stored in reader.keys():  # noqa: SIM118 a safetensors file is no mapping
                 self._readers[stored.removeprefix("module.")] = (reader, stored)
 
     @property
@@ -86,7 +86,7 @@ class WeightsDigest:
 def _digest_line(name: str, tensor: torch.Tensor) -> str:
     values = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
     shape = ",".join(str(size) for size in tensor.shape)
-    return f"{name} {str(tensor.dtype).removeprefix('torch.')} {shape} {hashlib.sha256(values).hexdigest()}"
+    return f"{name} {str(tensor.dtype).removeprefix('torch.')} {shape} {hashlib.sha256(values.data).hexdigest()}"
 
 
 def _open_safetensors(path: Path) -> Any:
