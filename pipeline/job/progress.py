@@ -148,7 +148,7 @@ class Progress:
     def _left_text(self) -> str:
         ended = self._num_done + self._num_failed
         if self._num_units == ended:
-            return "done"
+            return "finished"
         if self._first_ready is None:
             return "waiting for workers"
         if ended == 0:

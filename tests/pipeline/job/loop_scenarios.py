@@ -1,6 +1,6 @@
 """Runs the loop over workers that misbehave on purpose, on a real local Ray; FOLDER/report.json says what happened.
 
-A script, run by test_loop.py in a process of its own: `python -m tests.pipeline.job.loop_scenarios FOLDER`.
+Run by test_loop.py in a process of its own.
 """
 
 from __future__ import annotations
@@ -186,8 +186,9 @@ def scenarios(folder: Path) -> dict[str, Any]:
     return found
 
 
-if __name__ == "__main__":
-    with connect("local", num_cpus=2, log_to_driver=False) as cluster:
-        report = scenarios(Path(sys.argv[1]))
+def main(folder: Path) -> None:
+    """Connects, plays, reports."""
+    with connect("local", num_cpus=2, log_to_driver=False):
+        found = scenarios(folder)
     # Not to stdout: Ray prints there too.
-    (Path(sys.argv[1]) / "report.json").write_text(json.dumps(report, default=vars))
+    (folder / "report.json").write_text(json.dumps(found, default=vars))

@@ -1,13 +1,12 @@
 """Loses a node of a small cluster while a unit runs on it, and writes what the loop made of it into FOLDER/report.json.
 
-A script, run by test_loop.py in a process of its own: `python -m tests.pipeline.job.node_loss_scenario FOLDER`,
-with `RAY_AUTH_MODE=token`, the token of the cluster to be in `RAY_AUTH_TOKEN_PATH`, and a short `RAY_TMPDIR`.
+Run by test_loop.py in a process of its own, with `RAY_AUTH_MODE=token`, the token of the cluster to be in
+`RAY_AUTH_TOKEN_PATH`, and a short `RAY_TMPDIR`.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +39,10 @@ def main(folder: Path) -> None:
     try:
         with connect(machines.address, log_to_driver=False) as cluster:
             assert len(cluster.nodes()) == 2
-            report = play(folder, [f"slow-{number}" for number in range(4)], on_event=on_event, max_attempts=1, num_cpus=1)
+            report = play(
+                folder, [f"slow-{number}" for number in range(4)], on_event=on_event, max_attempts=1, num_cpus=1
+            )
     finally:
         machines.shutdown()
         ray.shutdown()
     (folder / "report.json").write_text(json.dumps(report | {"lost": lost}, default=vars))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
