@@ -5,8 +5,8 @@
 
 Writes a tar in img2dataset's layout (image, JSON, caption), then runs each reader in a process of its own, three times,
 and takes the fastest. All must find the same captions. Memory is the peak above what the process had when its imports
-were done, so that what a library's import costs is not counted as reading; the captions that are returned are in it. The
-tar is in the page cache.
+were done, so that what a library's import costs is not counted; the captions that are returned are. The tar is in
+the page cache.
 """
 
 from __future__ import annotations

@@ -215,13 +215,10 @@ class _Walk:
 
     def _reach_end(self, start: int, zeros_start: int, code: str, reason: str) -> None:
         """Reports damage after which no header was found; zeros at the tail are a sound end all the same."""
-        tail = self._end - self._end % BLOCK_BYTES
-        is_closed = tail - zeros_start >= 2 * BLOCK_BYTES
+        is_closed = self._end // BLOCK_BYTES * BLOCK_BYTES - zeros_start >= 2 * BLOCK_BYTES
         self._position = zeros_start if is_closed else self._end
-        self._damage(code, start, self._position, reason)
         self._has_ended = True
-        if is_closed:
-            self._position = tail
+        self._damage(code, start, self._position, reason)
 
     def _pass_zeros(self) -> None:
         start = self._position

@@ -16,8 +16,8 @@ class HellTar:
     """Code and key of members without a row, in the order of the tar; the same in every column."""
     faults: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     """Column to code and key of rows without a caption, in row order."""
-    damage: list[tuple[str, int]] = field(default_factory=list)
-    """Code and first byte."""
+    damage: list[tuple[str, int, int]] = field(default_factory=list)
+    """Code, first byte, and the byte behind the last one."""
 
     def expected(self) -> dict[str, object]:
         return {

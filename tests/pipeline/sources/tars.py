@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.sources import TarScan, list_inputs, scan_tar
+from schemas.rejects import Reject
 
 
 def scan_file(path: Path, columns: Sequence[str] = ("txt",)) -> TarScan:
@@ -23,6 +25,13 @@ def scan_bytes(folder: Path, data: bytes, columns: Sequence[str] = ("txt",)) -> 
 
 def captions(scan: TarScan, column: str = "txt") -> dict[str, str | None]:
     return dict(zip(scan.keys, scan.captions(column, 0, len(scan.keys)), strict=True))
+
+
+def damaged_bytes(damage: Reject) -> tuple[int, int]:
+    """First byte, and the byte behind the last one, as the message says."""
+    start, stop = re.match(r"bytes (\d+) to (\d+): ", damage.reason).groups()  # type: ignore[union-attr]
+    assert damage.offset == int(start)
+    return int(start), int(stop)
 
 
 def summary(scan: TarScan) -> dict[str, object]:
@@ -43,5 +52,5 @@ def summary(scan: TarScan) -> dict[str, object]:
             column: [[reject.code, reject.key] for reject in found if reject.has_row]
             for column, found in rejects.items()
         },
-        "damage": [[damage.code, damage.offset] for damage in scan.damage],
+        "damage": [[damage.code, *damaged_bytes(damage)] for damage in scan.damage],
     }

@@ -146,15 +146,20 @@ def test_reader_answers_any_forward_range(plan: ReadPlan) -> None:
         reader.close()
 
 
-def test_bodies_larger_than_the_gap_are_not_fetched() -> None:
-    fetched: list[tuple[int, int]] = []
-    data = sample("a", "x") + bytes(50_000) + sample("b", "y")
+@pytest.mark.parametrize(
+    ("offset", "fetched"),
+    [(52_048, [(0, 512), (52_048, 512)]), (2_560, [(0, 512), (512, 1024), (1536, 1024), (2560, 1024)])],
+    ids=["jumped", "read_through"],
+)
+def test_only_gaps_that_are_large_are_jumped_over(offset: int, fetched: list[tuple[int, int]]) -> None:
+    requests: list[tuple[int, int]] = []
+    data = bytes(60_000)
 
-    def fetch(offset: int, size: int) -> bytes:
-        fetched.append((offset, size))
-        return data[offset : offset + size]
+    def fetch(start: int, size: int) -> bytes:
+        requests.append((start, size))
+        return data[start : start + size]
 
     reader = BlockReader(fetch, len(data), ReadPlan(512, 1024, 2048, reads_ahead=False))
     reader.read(0, 512)
-    reader.read(52_048, 512)
-    assert fetched == [(0, 512), (52_048, 512)]
+    reader.read(offset, 512)
+    assert requests == fetched
