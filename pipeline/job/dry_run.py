@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.table import Table
+from collections.abc import Iterator
 
 from pipeline.job.estimate import estimate
 from pipeline.job.plan import Plan
@@ -21,37 +20,41 @@ _DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 def print_plan(config: EncodeConfig, plan: Plan, inputs: Inputs) -> None:
     """Prints what a run of this configuration would do. Reads names, and one tar or some ledger records."""
+    for name, text in _lines(config, plan, inputs):
+        print(f"{name:<16}{text}")
+    print("\nThe identity of the encoders is not checked by a dry run; the run itself does so before anything else.")
+
+
+def _lines(config: EncodeConfig, plan: Plan, inputs: Inputs) -> Iterator[tuple[str, str]]:
     dataset = Store(config.output)
-    table = Table("dry run", "", show_header=False, box=None, pad_edge=False)
-    table.add_row("input", f"{config.input}: {plan.num_shards} tars, {readable_bytes(sum(t.num_bytes for t in inputs.tars))}")
+    num_bytes = sum(tar.num_bytes for tar in inputs.tars)
+    yield "input", f"{config.input}: {plan.num_shards:,} tars, {readable_bytes(num_bytes)}"
     exists = "exists, will be added to" if dataset.head(MANIFEST_PATH) is not None else "will be made"
-    table.add_row("output", f"{config.output}: {exists}")
-    table.add_row("columns", " ".join(plan.columns))
-    table.add_row("done", f"{plan.num_committed} of {plan.num_shards * len(plan.columns)} shards x columns")
-    table.add_row("quarantined", f"{len(plan.quarantined)} (left alone; --retry-quarantined tries them again)")
-    table.add_row("to do", f"{plan.num_todo} in {len(plan.todo)} tars, {readable_bytes(plan.todo_tar_bytes)} to read")
+    yield "output", f"{config.output}: {exists}"
+    yield "columns", " ".join(plan.columns)
+    yield "done", f"{plan.num_committed:,} of {plan.num_shards * len(plan.columns):,} shards x columns"
+    if plan.quarantined:
+        yield "quarantined", f"{len(plan.quarantined):,}, left alone; --retry-quarantined tries them again"
+    yield "to do", f"{plan.num_todo:,} in {len(plan.todo):,} tars, {readable_bytes(plan.todo_tar_bytes)} to read"
     if plan.todo:
-        _add_estimate(table, config, plan, inputs, dataset)
-    # Wider than a terminal may be: lines are wrapped by the terminal, not cut by the table.
-    Console(soft_wrap=True).print(table)
-    print("The identity of the encoders is not checked by a dry run; the run itself does so first.")
+        yield from _estimate_lines(config, plan, inputs, dataset)
 
 
-def _add_estimate(table: Table, config: EncodeConfig, plan: Plan, inputs: Inputs, dataset: Store) -> None:
+def _estimate_lines(config: EncodeConfig, plan: Plan, inputs: Inputs, dataset: Store) -> Iterator[tuple[str, str]]:
     tokens = {name: getattr(config, name).max_tokens for name in _REAL_WIDTHS}
     if config.padding == "none":
         tokens = {name: min(limit, _TYPICAL_TOKENS) for name, limit in tokens.items()}
     elements = sum(tokens[name] * width + vectors for name, (width, vectors) in _REAL_WIDTHS.items())
     found = estimate(
-        plan,
-        inputs,
-        dataset,
-        row_bytes=elements * _DTYPE_BYTES[config.storage_dtype],
-        real_tokens_per_caption=sum(tokens.values()) / len(tokens),
+        plan, inputs, dataset, row_bytes=elements * _DTYPE_BYTES[config.storage_dtype], tokens_per_caption=tokens
     )
-    table.add_row("captions", f"about {found.num_captions:,}")
-    table.add_row("bytes", "unknown" if found.stored_bytes is None else f"about {readable_bytes(found.stored_bytes)}")
-    hours = "unknown" if found.worker_hours is None else f"about {found.worker_hours:,.2f} of one worker"
-    table.add_row("hours", hours)
-    table.add_row("estimated from", found.basis)
+    yield "captions", f"about {found.num_captions:,}"
+    yield "bytes", f"about {readable_bytes(found.stored_bytes)}"
+    yield "time", f"about {_readable_hours(found.worker_hours)} of one worker"
+    yield "estimated from", found.basis
 
+
+def _readable_hours(hours: float) -> str:
+    if hours >= 1:
+        return f"{hours:,.1f} hours"
+    return f"{hours * 60:.1f} minutes" if hours * 60 >= 1 else f"{hours * 3600:.1f} seconds"

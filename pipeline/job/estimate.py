@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.job.plan import Plan
@@ -12,9 +12,10 @@ from schemas.storage import Store
 
 _RECORDS_LOOKED_AT = 8
 
-# DESIGN: GFLOP a token of the three real encoders, and the bf16 matrix product of an H200.
-_GFLOP_PER_TOKEN = 0.173 + 1.271 + 9.291
+_GFLOP_PER_TOKEN = {"clip_l": 0.173, "clip_g": 1.271, "t5": 9.291}
+"""Of the three real encoders."""
 _H200_TFLOPS = 790.0
+"""bf16 matrix product of an H200, measured."""
 _ASSUMED_UTILIZATION = 0.5
 
 
@@ -24,18 +25,20 @@ class Estimate:
 
     Attributes:
         num_captions: Captions to encode, all groups.
-        stored_bytes: Bytes they will take; None if nothing is known of the compression.
-        worker_hours: Hours of one worker; None if nothing is known of its speed.
+        stored_bytes: Bytes they will take.
+        worker_hours: Hours of one worker.
         basis: What was looked at, for people.
     """
 
     num_captions: int
-    stored_bytes: int | None
-    worker_hours: float | None
+    stored_bytes: int
+    worker_hours: float
     basis: str
 
 
-def estimate(plan: Plan, inputs: Inputs, dataset: Store, *, row_bytes: int, real_tokens_per_caption: float) -> Estimate:
+def estimate(
+    plan: Plan, inputs: Inputs, dataset: Store, *, row_bytes: int, tokens_per_caption: Mapping[str, int]
+) -> Estimate:
     """Extrapolates from shards of this dataset that are committed; without any, from the smallest tar.
 
     Args:
@@ -43,7 +46,7 @@ def estimate(plan: Plan, inputs: Inputs, dataset: Store, *, row_bytes: int, real
         inputs: The tars.
         dataset: The dataset.
         row_bytes: Raw bytes of a typical caption, from the encoders' shapes.
-        real_tokens_per_caption: Tokens each encoder computes for one.
+        tokens_per_caption: Tokens each encoder computes for one.
     """
     records = _some_records(plan, dataset)
     bytes_left = sum(unit.tar.num_bytes * len(unit.groups) for unit in plan.todo.values())
@@ -59,7 +62,8 @@ def estimate(plan: Plan, inputs: Inputs, dataset: Store, *, row_bytes: int, real
     scan = scan_tar(inputs.store, unit.tar, unit.groups)
     found = len(scan.keys) * len(unit.groups)
     captions = round(found * bytes_left / max(1, unit.tar.num_bytes * len(unit.groups)))
-    hours = captions * real_tokens_per_caption * _GFLOP_PER_TOKEN / (_H200_TFLOPS * 1e3 * _ASSUMED_UTILIZATION) / 3600
+    gflop = sum(_GFLOP_PER_TOKEN[name] * tokens for name, tokens in tokens_per_caption.items())
+    hours = captions * gflop / (_H200_TFLOPS * 1e3 * _ASSUMED_UTILIZATION) / 3600
     basis = (
         f"{len(scan.keys)} samples in {unit.tar.shard}.tar; 0.68 of raw; the real encoders at "
         f"{_ASSUMED_UTILIZATION:.0%} of an H200's bf16 matrix product"

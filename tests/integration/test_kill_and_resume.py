@@ -1,0 +1,127 @@
+"""The driver is killed outright, again and again, at any moment; the same command ends with the same dataset."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import schemas
+from schemas.identity import ENCODER_NAMES
+from tests.integration.commands import encode, files, run, start
+
+NUM_KILLS = int(os.environ.get("ENCODE_ONCE_KILLS", "20"))
+NUM_SHARDS, SAMPLES = 8, 40
+COLUMNS = ("--columns", "txt", "json.long_caption")
+
+
+@pytest.mark.timeout(900)
+def test_sigkill_at_random_moments(tmp_path: Path) -> None:
+    tars, expected, actual = (tmp_path / name for name in ("tars", "expected", "actual"))
+    size = ("--num-shards", str(NUM_SHARDS), "--samples-per-shard", str(SAMPLES))
+    run("demo-data", str(tars), *size)
+    encode(tars, expected, *COLUMNS, "--chunk-rows", "8")
+
+    moments = random.Random(20261122)
+    committed: dict[str, bytes] = {}
+    num_killed = num_in_flight = 0
+    while num_killed < NUM_KILLS:
+        process = start_encode(tars, actual)
+        was_killed, output = kill_at_a_random_moment(process, actual, moments)
+        if not was_killed:
+            assert process.returncode == 0, output
+            break
+        num_killed += 1
+        time.sleep(0.5)  # Workers end with their driver; a commit already on its way may still arrive.
+        now = ledger(actual)
+        assert {name: now[name] for name in committed} == committed, "a committed record changed"
+        num_in_flight += len(now) > len(committed) or bool(now)
+        committed = now
+    assert num_killed == NUM_KILLS, "the dataset was complete before all kills: slow the kills down"
+
+    num_left = NUM_SHARDS * 2 - len(committed)
+    output = encode(tars, actual, *COLUMNS, "--chunk-rows", "8")
+    assert f"{len(committed)} were before this run" in output
+    if num_left:
+        encoded = re.search(r"this run\s+([\d,]+) captions", output)
+        assert encoded is not None
+        assert int(encoded.group(1).replace(",", "")) == num_left * SAMPLES, "a committed shard was encoded again"
+    now = ledger(actual)
+    assert {name: now[name] for name in committed} == committed
+    assert len(now) == NUM_SHARDS * 2
+
+    assert_equal_values(expected, actual)
+    assert_nothing_left_over(actual)
+    run("validate", str(actual), "--level", "values", module="schemas")
+    assert "Nothing to encode" in encode(tars, actual, *COLUMNS, "--chunk-rows", "8")
+
+
+def start_encode(tars: Path, dataset: Path) -> subprocess.Popen[str]:
+    where = ("--input", str(tars), "--output", str(dataset), "--num-workers", "1", "--chunk-rows", "8")
+    return start("encode", "demo", *where, *COLUMNS)
+
+
+def kill_at_a_random_moment(
+    process: subprocess.Popen[str], dataset: Path, moments: random.Random
+) -> tuple[bool, str]:
+    """Half of the moments anywhere in a run, half just after the dataset has changed, where more can be torn."""
+    if moments.random() < 0.5:
+        deadline = time.monotonic() + moments.uniform(0.2, 22.0)
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+    else:
+        changes, before = moments.randint(1, 3), names(dataset)
+        while process.poll() is None and changes:
+            time.sleep(0.002)
+            now = names(dataset)
+            changes -= now != before
+            before = now
+        time.sleep(moments.uniform(0.0, 0.1))
+    was_alive = process.poll() is None
+    if was_alive:
+        process.send_signal(signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    return was_alive, output
+
+
+def names(folder: Path) -> set[str]:
+    return {str(path) for path in folder.rglob("*") if path.is_file() and path.suffix != ".alive"}
+
+
+def ledger(dataset: Path) -> dict[str, bytes]:
+    return {name: data for name, data in files(dataset / "ledger").items() if name.endswith(".json")}
+
+
+def assert_equal_values(expected: Path, actual: Path) -> None:
+    left, right = schemas.open_dataset(str(expected)), schemas.open_dataset(str(actual))
+    assert left.groups == right.groups == ("json.long_caption", "txt")
+    for group in left.groups:
+        keys = [Counter(row.key for row in dataset.rows(group)) for dataset in (left, right)]
+        assert keys[0] == keys[1]
+        assert sum(keys[0].values()) == NUM_SHARDS * SAMPLES
+        for one, other in zip(left.rows(group), right.rows(group), strict=True):
+            assert (one.key, one.caption) == (other.key, other.caption)
+            for name in ENCODER_NAMES:
+                assert one[name].hidden.tobytes() == other[name].hidden.tobytes()
+                assert one[name].num_tokens == other[name].num_tokens
+                if name != "t5":
+                    assert one[name].pooled.tobytes() == other[name].pooled.tobytes()
+                    assert one[name].eos.tobytes() == other[name].eos.tobytes()
+
+
+def assert_nothing_left_over(dataset: Path) -> None:
+    ds = schemas.open_dataset(str(dataset), source="ledger")
+    kept = {"manifest.json", "index.arrow"}
+    for group in ds.groups:
+        for shard in ds.shards(group):
+            kept.add(f"ledger/{group}/{shard}.json")
+            kept |= {f"shards/{shard}/{part.name}" for part in ds.record(group, shard).parts}
+    left = {name for name in files(dataset) if name not in kept}
+    assert {name for name in left if not re.fullmatch(r"runs/[^/]+\.json", name)} == set()
