@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,8 @@ import pyarrow as pa
 from schemas.identity import ENCODER_NAMES, CaptionIdentity, EncoderIdentity
 from schemas.manifest import FORMAT_VERSION, Manifest
 from schemas.planes import planes_column, planes_type
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 def encoder_type(identity: EncoderIdentity) -> pa.StructType:
@@ -88,9 +91,7 @@ def caption_batch(
     return pa.record_batch(columns, schema=schema)
 
 
-def _encoder_column(
-    identity: EncoderIdentity, encoded: npt.NDArray[np.bool_], rows: EncoderRows
-) -> pa.StructArray:
+def _encoder_column(identity: EncoderIdentity, encoded: npt.NDArray[np.bool_], rows: EncoderRows) -> pa.StructArray:
     dtype = identity.storage_dtype
     arrays = [
         pa.array(_spread(rows.num_tokens, encoded)),
@@ -106,7 +107,7 @@ def _encoder_column(
     return pa.StructArray.from_arrays(arrays, fields=fields, mask=pa.array(~encoded))
 
 
-def _spread(values: npt.NDArray[np.generic], encoded: npt.NDArray[np.bool_]) -> npt.NDArray[np.generic]:
+def _spread(values: npt.NDArray[_Scalar], encoded: npt.NDArray[np.bool_]) -> npt.NDArray[_Scalar]:
     """Puts one value a non-null row into one a row, zeros for null rows."""
     out = np.zeros(len(encoded), values.dtype)
     out[encoded] = values

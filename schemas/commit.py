@@ -1,7 +1,7 @@
 """The commit of a shard's group: parts, then rejects, then one ledger record by conditional create.
 
-Nothing counts until the record is there, and the first record wins: a late or zombie writer changes nothing, whatever it
-had already stored. What it left behind is an orphan, collected by `finalize`.
+Nothing counts until the record is there, and the first record wins: a late or zombie writer changes nothing, whatever
+it had already stored. What it left behind is an orphan, collected by `finalize`.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from schemas.errors import DamagedDataError
 
 _MAGIC_BYTES = 8  # "ARROW1" and two bytes of padding, before the schema message
 
+
 def write_options() -> ipc.IpcWriteOptions:
     """ZSTD level 1, buffer by buffer: higher levels find nothing more in planes."""
     return ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1))
@@ -93,5 +94,5 @@ def undecodable(where: str, error: BaseException) -> DamagedDataError:
         where=where,
         expected="a chunk as SPEC.md describes",
         actual=f"{type(error).__name__}: {str(error)[:300]}",
-        remedy="restore the part, or delete the shard's ledger record and encode it again",
+        remedy="restore the part, or delete it and the shard's ledger record and encode again",
     )

@@ -1,7 +1,7 @@
 """The `webdataset` container: a part is a tar that any WebDataset reader can open.
 
-Each row is two members, `<key>.<group>.arrow` (a one-row Arrow IPC stream with the row's whole content) and `<key>.json`
-(what a person can read of it). A chunk is the run of members of its rows.
+Each row is two members, `<key>.<group>.arrow` (a one-row Arrow IPC stream with the row's whole content) and
+`<key>.json` (what a person can read of it). A chunk is the run of members of its rows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from pyarrow import ipc
 from schemas.container_arrow import undecodable, write_options
 from schemas.identity import ENCODER_NAMES
 
-_END_OF_ARCHIVE = b"\0" * 1024
+END_OF_ARCHIVE = b"\0" * 1024
+"""How a part ends: two zero blocks."""
+
+# What tarfile and pyarrow raise for bytes that are not theirs. StopIteration: a stream without a record batch.
+_UNREADABLE = (
+    tarfile.TarError, pa.ArrowException, OSError, ValueError, LookupError, OverflowError, RecursionError, StopIteration,
+)  # fmt: skip
 
 
 class WebDatasetPartBuilder:
@@ -35,14 +41,14 @@ class WebDatasetPartBuilder:
         members: list[bytes] = []
         for index in range(batch.num_rows):
             row = batch.slice(index, 1)
-            key = row.column("key")[0].as_py()
-            members += _member(f"{key}.{self._group}.arrow", self._one_row_stream(row))
-            members += _member(f"{key}.json", _readable_part(row))
+            for_machines, for_people = member_names(row.column("key")[0].as_py(), self._group)
+            members += _member(for_machines, self._one_row_stream(row))
+            members += _member(for_people, readable_part(row))
         return b"", b"".join(members)
 
     def finish(self) -> bytes:
         """The end-of-archive blocks."""
-        return _END_OF_ARCHIVE
+        return END_OF_ARCHIVE
 
     def _one_row_stream(self, row: pa.RecordBatch) -> bytes:
         sink = io.BytesIO()
@@ -62,26 +68,27 @@ def read_webdataset_chunk(data: bytes, schema: pa.Schema, *, where: str) -> pa.R
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:", errorlevel=2) as archive:
             rows = [_read_row(archive, member, schema) for member in archive if member.name.endswith(suffix)]
         return pa.Table.from_batches(rows, schema).combine_chunks().to_batches()[0]
-    except (tarfile.TarError, pa.ArrowException, OSError, ValueError, IndexError, OverflowError) as error:
+    except _UNREADABLE as error:
         raise undecodable(where, error) from error
 
 
-def read_webdataset_head(data: bytes, group: str, *, where: str) -> pa.Schema:
+def read_webdataset_head(data: bytes, *, where: str) -> pa.Schema:
     """The schema that the first row of a part states.
 
     Args:
-        data: The part's first chunk.
+        data: The part's first bytes; some 10 KB are enough, as a schema is at the head of its member.
+        where: Names the part, for errors.
 
     Raises:
         DamagedDataError: There is no such row there.
     """
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
-            for member in archive:
-                if member.name.endswith(".arrow"):
-                    return ipc.open_stream(_content(archive, member)).schema
-        raise ValueError(f"no member .{group}.arrow")
-    except (tarfile.TarError, pa.ArrowException, OSError, ValueError, OverflowError) as error:
+            member = archive.next()
+        if member is None or not member.name.endswith(".arrow"):
+            raise ValueError(f"the first member is {member.name if member else 'absent'!r}, not a row")
+        return ipc.read_schema(pa.py_buffer(data[member.offset_data : member.offset_data + member.size]))
+    except _UNREADABLE as error:
         raise undecodable(where, error) from error
 
 
@@ -111,7 +118,13 @@ def _member(name: str, data: bytes) -> list[bytes]:
     return [header, data, b"\0" * (-len(data) % tarfile.BLOCKSIZE)]
 
 
-def _readable_part(row: pa.RecordBatch) -> bytes:
+def member_names(key: str, group: str) -> tuple[str, str]:
+    """The names of a row's two members, in their order."""
+    return f"{key}.{group}.arrow", f"{key}.json"
+
+
+def readable_part(row: pa.RecordBatch) -> bytes:
+    """The content of a row's `.json` member; `row` is a batch of one."""
     readable: dict[str, object] = {name: row.column(name)[0].as_py() for name in ("key", "caption")}
     for name in ENCODER_NAMES:
         cell = row.column(name)[0]

@@ -1,7 +1,7 @@
 """The committed-shard reader: what a dataset holds, row by row or chunk by chunk.
 
-The index (or, without one, the ledger) is read once when a dataset is opened; after that every chunk is one ranged read,
-checked against the ledger before a byte of it is used.
+The index (or, without one, the ledger) is read once when a dataset is opened; after that every chunk is one ranged
+read, checked against the ledger before a byte of it is used.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Row:
 
     @property
     def key(self) -> str:
+        """The sample's key: its path in the tar up to the first dot of the base name."""
         return str(self._batch.column("key")[self._index].as_py())
 
     @property
@@ -96,8 +97,8 @@ class Dataset:
 
     Args:
         url: Folder or bucket URL.
-        source: "index" reads `index.arrow`, the snapshot made when the last run ended; "ledger" reads every ledger record,
-            which also shows what an unfinished run has committed; "auto" takes the index if there is one.
+        source: "index" reads `index.arrow`, the snapshot made when the last run ended; "ledger" reads every ledger
+            record, which also shows what an unfinished run has committed; "auto" takes the index if there is one.
 
     Raises:
         MissingObjectError: No dataset there.

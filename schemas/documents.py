@@ -1,7 +1,7 @@
 """JSON documents that carry their own checksum: manifest and ledger records.
 
-A document is stored in one canonical spelling, with the SHA-256 of everything else in its `sha256` field. Reading checks
-both the digest and the spelling, so that any changed byte is found, even one that JSON would ignore.
+A document is stored in one canonical spelling, with the SHA-256 of everything else in its `sha256` field. Reading
+checks both the digest and the spelling, so that any changed byte is found, even one that JSON would ignore.
 """
 
 from __future__ import annotations
@@ -70,5 +70,5 @@ def _damaged(where: str, expected: str, actual: str) -> DamagedDataError:
         where=where,
         expected=expected,
         actual=actual,
-        remedy="restore the object from a copy; a damaged ledger record can also be deleted and its shard encoded again",
+        remedy="restore the object from a copy; a damaged ledger record can also be deleted: encode its shard again",
     )

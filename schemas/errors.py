@@ -28,7 +28,8 @@ class EncodeOnceError(ValueError):
 
     def __str__(self) -> str:
         return (
-            f"[{self.code}] {self.where}\n  expected: {self.expected}\n  actual:   {self.actual}\n  remedy:   {self.remedy}"
+            f"[{self.code}] {self.where}\n"
+            f"  expected: {self.expected}\n  actual:   {self.actual}\n  remedy:   {self.remedy}"
         )
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -1,8 +1,8 @@
 """What makes two encodings the same: everything that changes a stored value, and nothing that does not.
 
-The identity is written into the manifest when a dataset is made and its digest into every ledger record. A run, a resume
-or a reader whose identity differs is refused with the list of fields that differ, since a dataset of two encodings
-cannot be told from a good one by looking at it.
+The identity is written into the manifest when a dataset is made and its digest into every ledger record. A run, a
+resume or a reader whose identity differs is refused with the list of fields that differ, since a dataset of two
+encodings cannot be told from a good one by looking at it.
 """
 
 from __future__ import annotations

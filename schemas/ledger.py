@@ -66,6 +66,7 @@ class Part(_Model):
 
     @property
     def num_rows(self) -> int:
+        """Rows of all its chunks."""
         return sum(chunk.num_rows for chunk in self.chunks)
 
 

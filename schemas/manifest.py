@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -11,7 +11,7 @@ from schemas.errors import ContractError
 from schemas.identity import CaptionIdentity, require_same
 from schemas.storage import Store
 
-FORMAT = "encode-once"
+FORMAT: Final = "encode-once"
 FORMAT_VERSION = 1
 MANIFEST_PATH = "manifest.json"
 

@@ -1,7 +1,7 @@
 """Part files: a shard's group as a sequence of bounded, content-addressed files.
 
-A part is built in memory, as its name needs its checksum and nothing is ever renamed; so a part's size bounds a writer's
-memory, whatever the shard's.
+A part is built in memory, as its name needs its checksum and nothing is ever renamed; so a part's size bounds a
+writer's memory, whatever the shard's.
 """
 
 from __future__ import annotations
@@ -49,14 +49,17 @@ def chunk_checksum(data: bytes) -> str:
     return xxhash.xxh3_64_hexdigest(data)
 
 
-def build_parts(batches: Iterable[pa.RecordBatch], schema: pa.Schema, group: str, layout: Layout) -> Iterator[BuiltPart]:
+def build_parts(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, group: str, layout: Layout
+) -> Iterator[BuiltPart]:
     """Packs chunks into parts.
 
     Args:
         batches: The shard's chunks in row order, `layout.chunk_rows` rows each but the last.
         schema: From `caption_schema`.
         group: Column group, the beginning of the parts' names.
-        layout: The dataset's layout; a part is closed before it would grow beyond `part_bytes`, unless a single chunk does.
+        layout: The dataset's layout; a part is closed before it would grow beyond `part_bytes`, unless a single
+            chunk does.
 
     Yields:
         Parts in row order; none if there are no batches.
@@ -101,7 +104,7 @@ def check_chunk(data: bytes, chunk: Chunk, *, where: str) -> None:
             where=where,
             expected=f"xxh3_64 {chunk.xxh3_64}",
             actual=f"xxh3_64 {actual}",
-            remedy="read once more; if it stays, restore the part, or delete the ledger record and encode the shard again",
+            remedy="read again; if it stays, restore the part, or delete it and the ledger record and encode again",
         )
 
 

@@ -1,6 +1,7 @@
 """Shards that were given up: `quarantine/<group>/<shard>.json`, with the reason of every attempt.
 
-A quarantined shard has no ledger record. It is left alone by later runs until its tar changes or a run is told to retry.
+A quarantined shard has no ledger record. It is left alone by later runs until its tar changes or a run is told to
+retry.
 """
 
 from __future__ import annotations
