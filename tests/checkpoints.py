@@ -224,13 +224,22 @@ def write_clip_tokenizer(folder: Path, *, pad_token: str = "<|endoftext|>") -> N
 
 
 def write_slow_clip_tokenizer(folder: Path, *, pad_token: str = "<|endoftext|>") -> None:
-    """The real CLIP tokenizer as older repositories have it: vocab.json and merges.txt."""
+    """The real CLIP tokenizer as the published repositories have it: vocab.json and merges.txt."""
     document = json.loads(_clip_tokenizer_files(pad_token)["tokenizer.json"])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(document["model"]["vocab"]))
     merges = [" ".join(merge) for merge in document["model"]["merges"]]
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
-    content = {"tokenizer_class": "CLIPTokenizer", "pad_token": pad_token, "model_max_length": 77}
+    specials = {0: "!", 49406: "<|startoftext|>", 49407: "<|endoftext|>"}
+    rules = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    content = {
+        "tokenizer_class": "CLIPTokenizer",
+        "pad_token": pad_token,
+        "model_max_length": 77,
+        "added_tokens_decoder": {
+            str(at): {"content": token, **rules} for at, token in specials.items() if at or token == pad_token
+        },
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(content))
 
 

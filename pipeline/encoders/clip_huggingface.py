@@ -98,7 +98,8 @@ def text_config(checkpoint: Checkpoint) -> CLIPTextConfig:
     Raises:
         ConfigError: The configuration is of another model, or invalid.
     """
-    content: dict[str, Any] = dict(checkpoint.config)
+    # The vision part is not ours to judge.
+    content: dict[str, Any] = {key: value for key, value in checkpoint.config.items() if not key.startswith("vision_")}
     model_type = content.get("model_type")
     try:
         if model_type == "clip" or "text_config" in content:

@@ -105,8 +105,12 @@ class HubTree(FileTree):
             info = HfApi().model_info(repository, revision=revision)
             self.revision = info.sha
             self.files = frozenset(sibling.rfilename for sibling in info.siblings or ())
-        except (HfHubHTTPError, HFValidationError) as error:
+        except HFValidationError as error:
             raise self._unavailable(error) from error
+        except HfHubHTTPError as error:
+            if error.response.status_code < 500:
+                raise self._unavailable(error) from error
+            self._use_cache(revision, error)
         except (OfflineModeIsEnabled, OSError) as error:
             self._use_cache(revision, error)
         except Exception as error:

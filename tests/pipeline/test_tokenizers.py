@@ -60,6 +60,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_clip_tokenizer(root / "clip")
     write_slow_clip_tokenizer(root / "clip_slow")
     write_clip_tokenizer(root / "clip_2", pad_token="!")
+    write_slow_clip_tokenizer(root / "clip_2_slow", pad_token="!")
     write_t5_tokenizer(root / "t5")
     write_spiece_model(root / "spiece")
     return root
@@ -74,6 +75,7 @@ Pair = tuple[CaptionTokenizer, CLIPTokenizer | T5TokenizerFast]
         ("clip_l", "clip", 77, False),
         ("clip_l", "clip_slow", 20, False),
         ("clip_g", "clip_2", 77, True),
+        ("clip_g", "clip_2_slow", 77, True),
         ("t5", "t5", 77, False),
         ("t5", "t5", 16, False),
         ("t5", "spiece", 32, False),
@@ -192,7 +194,7 @@ def test_digest_follows_the_rules_and_not_the_files(folders: Path) -> None:
         arguments = {"max_tokens": 77, "exclamation_as_pad": False, **options}
         return load_huggingface_tokenizer("clip_g", folders / folder, **arguments).digest  # type: ignore[arg-type]
 
-    assert digest("clip") == digest("clip_slow") == digest("clip_2") == digest("clip", max_tokens=20)
+    assert digest("clip_slow") == digest("clip_2") == digest("clip_2_slow") == digest("clip", max_tokens=20)
     assert digest("clip_2", exclamation_as_pad=True) != digest("clip_2")
     assert OPEN_CLIP.digest == OPEN_CLIP_SHORT.digest != OpenClipTokenizer(max_tokens=77, clean="whitespace").digest
 

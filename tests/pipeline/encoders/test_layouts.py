@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -99,9 +100,24 @@ def clip_old_buffers(folder: Path) -> None:
     save_file(state, folder / "model.safetensors")
 
 
+def clip_old_config(folder: Path) -> None:
+    """The configuration of openai/clip-vit-large-patch14 holds its parts twice, and settings of generation."""
+    write_clip_model(folder, CLIP_L)
+    file = folder / "config.json"
+    content = json.loads(file.read_text())
+    text = {key: content["text_config"][key] for key in ("hidden_size", "num_attention_heads", "num_hidden_layers")}
+    content["text_config_dict"] = {**text, "intermediate_size": 256, "projection_dim": 48}
+    content["text_config"] |= {"eos_token_id": 2, "bos_token_id": 0, "num_beams": 1, "torch_dtype": None, "top_k": 50}
+    content["vision_config_dict"] = {"hidden_size": 1024}
+    file.write_text(json.dumps({**content, "torch_dtype": "float32", "transformers_version": None}))
+
+
 @pytest.mark.parametrize(
     "write",
-    [clip_text, clip_whole, clip_bin, clip_shards, clip_shards_without_index, clip_bin_shards, clip_old_buffers],
+    [
+        *(clip_text, clip_whole, clip_bin, clip_shards, clip_shards_without_index, clip_bin_shards),
+        *(clip_old_buffers, clip_old_config),
+    ],
 )
 @pytest.mark.parametrize("write_tokenizer", [write_clip_tokenizer, write_slow_clip_tokenizer])
 def test_huggingface_clip(
