@@ -67,6 +67,14 @@ DAMAGED = (
         damage=[("tar-corrupt", 2048, 3072), ("tar-corrupt", 5120, 6144)],
     ),
     HellTar(
+        "copies_of_cut_members",
+        header(b"a.txt", _TWO_GB) + padded(b"cut") + _A + header(b"a.txt", _TWO_GB) + padded(b"cut again") + _B + END,
+        {"txt": ["one", "two"]},
+        ["a", "b"],
+        refused=[("duplicate-member", "a")],
+        damage=[("tar-corrupt", 0, 1024), ("tar-corrupt", 3072, 4096)],
+    ),
+    HellTar(
         "bad_checksum",
         _A + corrupt(_B[:BLOCK]) + _B[BLOCK:] + _C + END,
         {"txt": ["one", "two", "three"]},

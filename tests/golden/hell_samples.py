@@ -105,6 +105,7 @@ SAMPLES = (
         + member("mark.json", _BOM + b'{"caption": "marked"}')
         + member("huge_number.json", '{"n": ' + "9" * 5000 + ', "caption": "still fine"}')
         + member("repeated_elsewhere.json", '{"id": 1, "id": 2, "caption": "not my field"}')
+        + member("wide.json", _json(caption="many boxes", boxes=[[1, {}]] * 100))
         + member("cut.json", '{"caption": "no end')
         + member("empty.json", "")
         + member("deep.json", _DEEP)
@@ -122,7 +123,7 @@ SAMPLES = (
         + END,
         {
             "json.caption": [
-                *("fine", "marked", "still fine", "not my field"),
+                *("fine", "marked", "still fine", "not my field", "many boxes"),
                 *[None] * 11,
                 "whole \N{GRINNING FACE}",
                 *[None] * 2,
@@ -134,6 +135,7 @@ SAMPLES = (
                 "mark",
                 "huge_number",
                 "repeated_elsewhere",
+                "wide",
                 "cut",
                 "empty",
                 "deep",
