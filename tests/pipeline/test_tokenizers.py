@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from pathlib import Path
 
@@ -132,12 +133,13 @@ def test_any_caption_equals_open_clip(captions: list[str]) -> None:
     assert_equal_to_open_clip(OPEN_CLIP_SHORT, captions)
 
 
-@given(word=st.text(st.sampled_from("abcdefghinorst"), min_size=1, max_size=400))
-def test_long_words_equal_open_clip(word: str) -> None:
+@given(seed=st.integers(0, 2**32), letters=st.sampled_from(["ab", "abcdefghinorst", "aé雪"]))
+def test_long_words_equal_open_clip(seed: int, letters: str) -> None:
     """Past 256 bytes another implementation of the same merges takes over."""
+    word = "".join(random.Random(seed).choices(letters, k=300))
     limited = OpenClipTokenizer.__new__(OpenClipTokenizer)
     limited.__dict__ = {**OPEN_CLIP.__dict__, "max_tokens": 1000}
-    assert_equal_to_open_clip(limited, [word, "é" * len(word)])
+    assert_equal_to_open_clip(limited, [word, word[:200]])
 
 
 def test_open_clip_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +153,7 @@ def test_open_clip_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 LONG = {
     "words": "lorem ipsum dolor " * 60_000,
-    "one word": "abcdefghij" * 100_000,
+    "one word": "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=1_000_000)),
     "marks": "!?" * 500_000,
     "cjk": "雪の中の犬" * 70_000,
     "entities": "&amp;" * 200_000,
@@ -164,9 +166,9 @@ def test_megabyte_captions_take_seconds_at_most(text: str, folders: Path) -> Non
     clip = load_huggingface_tokenizer("clip_l", folders / "clip", max_tokens=77, exclamation_as_pad=False)
     t5 = load_huggingface_tokenizer("t5", folders / "t5", max_tokens=77, exclamation_as_pad=False)
     for tokenizer in (clip, t5, OPEN_CLIP):
-        started = time.perf_counter()
+        started = time.process_time()
         tokens = tokenizer([text, "a dog"])
-        assert time.perf_counter() - started < 20
+        assert time.process_time() - started < 20
         assert tokens.truncated.tolist() == [True, False]
         assert len(tokens.ids[0]) == 77
 
