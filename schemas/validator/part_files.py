@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 from pyarrow import ipc
@@ -33,6 +33,7 @@ def check_head_and_tail(store: Store, manifest: Manifest, record: LedgerRecord, 
     arrow = manifest.layout.container == "arrow"
     head_bytes = part.chunks[0].offset if arrow else min(_HEAD_BYTES, part.num_bytes)
     expected = caption_schema(manifest, record.group, record.shard)
+    known = [expected]
     end = part.chunks[-1].offset + part.chunks[-1].num_bytes
     with findings.guard(path, instead=Code.PART_HEAD, offset=0):
         head = store.get_range(path, 0, head_bytes)
@@ -40,9 +41,10 @@ def check_head_and_tail(store: Store, manifest: Manifest, record: LedgerRecord, 
         if not found.equals(expected, check_metadata=True):
             difference = _difference(expected, found)
             findings.add(Code.PART_SCHEMA, path, expected=difference[0], actual=difference[1], offset=0)
+            known.append(found)  # that the footer says the same is no second finding
     with findings.guard(path, instead=Code.PART_TAIL, offset=end):
         tail = store.get_range(path, end, part.num_bytes - end)
-        problem = _arrow_tail(tail, part, expected) if arrow else _tar_tail(tail)
+        problem = _arrow_tail(tail, part, known) if arrow else _tar_tail(tail)
         if problem is not None:
             findings.add(Code.PART_TAIL, path, expected=problem[0], actual=problem[1], offset=end)
 
@@ -70,7 +72,7 @@ def _tar_tail(tail: bytes) -> tuple[str, str] | None:
     return "two zero blocks, 1024 bytes", f"{len(tail)} bytes, {len(tail) - tail.count(0)} of them not zero"
 
 
-def _arrow_tail(tail: bytes, part: Part, schema: pa.Schema) -> tuple[str, str] | None:
+def _arrow_tail(tail: bytes, part: Part, schemas: Sequence[pa.Schema]) -> tuple[str, str] | None:
     """Opens a file of which only the tail is there, as other tools would: by its footer."""
     expected = f"an end marker and a footer of {len(part.chunks)} record batches"
     if not tail.startswith(b"\xff\xff\xff\xff\0\0\0\0"):
@@ -84,8 +86,8 @@ def _arrow_tail(tail: bytes, part: Part, schema: pa.Schema) -> tuple[str, str] |
         return expected, f"{type(error).__name__}: {str(error)[:200]}"
     if reader.num_record_batches != len(part.chunks):
         return expected, f"a footer of {reader.num_record_batches} record batches"
-    if not reader.schema.equals(schema, check_metadata=True):
-        left, right = _difference(schema, reader.schema)
+    if not any(reader.schema.equals(schema, check_metadata=True) for schema in schemas):
+        left, right = _difference(schemas[0], reader.schema)
         return f"in the footer, {left}", right
     return None
 
