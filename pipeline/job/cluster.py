@@ -5,8 +5,8 @@ file would have it. It lives in a private folder (Ray's sessions, sockets and lo
 it. Ray listens on the machine's network addresses even then, and whoever reaches a cluster without authentication runs
 code on it; hence a fresh random token each time.
 
-When a driver is killed outright, the kernel ends its cluster's processes with it (Ray sets their parent-death signal)
-and its folder stays; the next run on the machine removes it.
+When a driver is killed outright, its cluster and the folder are gone a few seconds later (see watchdog.py). Should even
+that fail, the next run on the machine removes the folder.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import contextlib
 import math
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.job.folder import private_folder
+from pipeline.job.watchdog import watched
 from schemas.errors import ConfigError
 
 _OBJECT_STORE_BYTES = 100 * 1000**2
@@ -33,6 +35,7 @@ _QUIET = {
     # Under `uv run` Ray would upload the current folder and build each worker an environment of its own.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
+_CONNECT_SECONDS = 15.0
 _CORES_PER_CPU_WORKER = 4
 _CPUS_BESIDE_A_GPU = 1.0
 
@@ -92,9 +95,11 @@ def connect(
             folder = stack.enter_context(private_folder())
             variables |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(_new_token(folder))}
             variables["PYTHONPATH"] = _python_path()
+            stack.enter_context(watched(folder))
             stack.enter_context(_environment(variables, without=("RAY_AUTH_TOKEN", "RAY_ADDRESS")))
             settings |= {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
-            settings |= {"object_store_memory": _OBJECT_STORE_BYTES, "_temp_dir": str(folder)}
+            # A folder inside: Ray opens the one it is given to everybody.
+            settings |= {"object_store_memory": _OBJECT_STORE_BYTES, "_temp_dir": str(folder / "ray")}
         else:
             _check_address(address)
             variables["RAY_AUTH_MODE"] = os.environ.get("RAY_AUTH_MODE", "token")
@@ -211,14 +216,22 @@ def _python_path() -> str:
 
 
 def _check_address(address: str) -> None:
-    if "://" in address:
+    """Finds out in seconds what Ray would find out in minutes."""
+    if address == "auto":
+        return
+    host, colon, port = address.rpartition(":")
+    if "://" in address or not colon or not port.isdecimal():
         raise ConfigError(
             "ray-address-invalid",
             where=f"--ray-address {address}",
-            expected="host:port of the cluster's head node, or auto",
-            actual="a URL",
+            expected="host:port of the cluster's head node, auto, or local",
+            actual="a URL" if "://" in address else "no port",
             remedy="run this command on a machine of the cluster (`ray job submit` does), with --ray-address auto",
         )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _unreachable(f"--ray-address {address}", f"{type(error).__name__}: {error}") from error
 
 
 def _refused(address: str, error: Exception) -> ConfigError:
@@ -241,11 +254,15 @@ def _refused(address: str, error: Exception) -> ConfigError:
             remedy="put the cluster's token into ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH; "
             "for a cluster that has no authentication, set RAY_AUTH_MODE=disabled",
         )
+    return _unreachable(where, text[:1000])
+
+
+def _unreachable(where: str, actual: str) -> ConfigError:
     return ConfigError(
         "ray-unreachable",
         where=where,
         expected="a Ray cluster that answers, of this Ray and Python version",
-        actual=text[:1000],
+        actual=actual,
         remedy="check the address and that the cluster is up (`ray status` on its head node); leave out --ray-address "
         "to use this machine alone",
     )

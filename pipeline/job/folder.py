@@ -1,7 +1,7 @@
 """A private folder for one run's Ray session: short in name, readable by its owner alone, gone after use.
 
 Ray's own default is one growing folder for all sessions of all users. Its sockets' names must stay under 108
-characters, of which Ray uses about 61.
+characters, of which Ray uses about 70.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _PREFIX = "encode-once-"
-_MAX_CHARACTERS = 40
+_MAX_CHARACTERS = 36
 _LOCK = "driver.lock"
 
 
