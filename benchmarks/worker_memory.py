@@ -23,7 +23,28 @@ from typing import Literal
 
 import tyro
 
-_WORDS = "red blue green old new small large cat dog house tree river photo painting street sky glass wood night day".split()
+_WORDS = [
+    "red",
+    "blue",
+    "green",
+    "old",
+    "new",
+    "small",
+    "large",
+    "cat",
+    "dog",
+    "house",
+    "tree",
+    "river",
+    "photo",
+    "painting",
+    "street",
+    "sky",
+    "glass",
+    "wood",
+    "night",
+    "day",
+]
 
 
 @dataclass(frozen=True)
@@ -34,6 +55,8 @@ class Config:
     """Captions of each tar."""
     padding: Literal["none", "max_length"] = "none"
     """Padding policy."""
+    part_bytes: int = 256 * 1024**2
+    """As for `encode`."""
     output: Path | None = None
     """Where to write the figures as JSON."""
     one: Path | None = None
@@ -42,7 +65,7 @@ class Config:
 
 def main(config: Config) -> None:
     if config.one is not None:
-        print(json.dumps(_measure(config.one, config.padding)))
+        print(json.dumps(_measure(config.one, config.padding, config.part_bytes)))
         return
     rows = []
     for count in config.captions:
@@ -50,13 +73,19 @@ def main(config: Config) -> None:
             tar = Path(folder) / "captions.tar"
             _write_tar(tar, count)
             arguments = [sys.executable, __file__, "--one", str(tar), "--padding", config.padding]
+            arguments += ["--part-bytes", str(config.part_bytes)]
             done = subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True)
             rows.append({"captions": count, "tar_bytes": tar.stat().st_size, **json.loads(done.stdout)})
         print(rows[-1], flush=True)
     growth = rows[-1]["peak_mb"] - rows[0]["peak_mb"]
-    print(f"padding {config.padding}: from {rows[0]['captions']:,} to {rows[-1]['captions']:,} captions the peak grows by {growth:.0f} MB")
+    sizes = f"from {rows[0]['captions']:,} to {rows[-1]['captions']:,} captions"
+    print(f"padding {config.padding}: {sizes} the peak grows by {growth:.0f} MB")
     if config.output is not None:
-        facts = {"date": datetime.now(UTC).date().isoformat(), "machine": platform.platform(), "padding": config.padding}
+        facts = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": platform.platform(),
+            "padding": config.padding,
+        }
         config.output.parent.mkdir(parents=True, exist_ok=True)
         config.output.write_text(json.dumps({**facts, "rows": rows, "growth_mb": growth}, indent=2) + "\n")
 
@@ -72,7 +101,7 @@ def _write_tar(path: Path, count: int) -> None:
                 tar.addfile(info, io.BytesIO(data))
 
 
-def _measure(tar: Path, padding: Literal["none", "max_length"]) -> dict[str, float]:
+def _measure(tar: Path, padding: Literal["none", "max_length"], part_bytes: int) -> dict[str, float]:
     from pipeline.encoders import EncoderConfig, load_encoder
     from pipeline.provenance import now
     from pipeline.shard_encoder import EngineSettings, ShardEncoder
@@ -97,7 +126,7 @@ def _measure(tar: Path, padding: Literal["none", "max_length"]) -> dict[str, flo
     with tempfile.TemporaryDirectory() as folder:
         inputs, dataset = list_inputs(str(tar)), Store(folder)
         manifest = Manifest(
-            layout=Layout(container="arrow", chunk_rows=default_chunk_rows(identity), part_bytes=256 * 1024**2),
+            layout=Layout(container="arrow", chunk_rows=default_chunk_rows(identity), part_bytes=part_bytes),
             captions=identity,
             created=Provenance(run_id="benchmark", time=now(), versions={}),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 
@@ -29,7 +30,11 @@ def _encode(arguments: Sequence[str]) -> int:
 def _prepare_weights(arguments: Sequence[str]) -> int:
     from pipeline.prepare_weights import PrepareWeightsConfig, run
 
-    return run(tyro.cli(PrepareWeightsConfig, args=arguments, prog="python -m pipeline prepare-weights"))
+    prepared = run(tyro.cli(PrepareWeightsConfig, args=arguments, prog="python -m pipeline prepare-weights"))
+    for encoder in prepared:
+        print(f"{encoder.name:<8}{encoder.weights_bytes / 1e9:.2f} GB in {encoder.folder}")
+    print("\nAdd to encode:\n  " + " \\\n  ".join(shlex.join(encoder.options) for encoder in prepared))
+    return 0
 
 
 def _demo_data(arguments: Sequence[str]) -> int:

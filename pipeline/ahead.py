@@ -82,4 +82,3 @@ def _produce(
         except BaseException as error:
             # Whatever it is, it is the consumer's to deal with.
             out.put(_Failure(error))
-

@@ -1,7 +1,7 @@
 """Which captions go through an encoder together.
 
-Under padding `max_length` all captions are equally long and batches are just full. Under `none` a batch is as wide as its
-longest caption, so captions are sorted by length and a batch closes when its padded size reaches the token budget.
+Under padding `max_length` all captions are equally long and batches are just full. Under `none` a batch is as wide as
+its longest caption, so captions are sorted by length and a batch closes when its padded size reaches the token budget.
 """
 
 from __future__ import annotations

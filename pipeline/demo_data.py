@@ -30,8 +30,17 @@ _COLORS = {
 }
 _SHAPES = ("circle", "square", "triangle", "star", "ring")
 _SIZES = {"small": 0.18, "": 0.28, "large": 0.40}
-_PLACES = {"in the middle": (0.5, 0.5), "on the left": (0.33, 0.5), "on the right": (0.67, 0.5), "at the top": (0.5, 0.33)}
-_TEMPLATES = ("a {what} {where} on a {ground} background", "{what}, {ground} background", "A picture of a {what} {where}.")
+_PLACES = {
+    "in the middle": (0.5, 0.5),
+    "on the left": (0.33, 0.5),
+    "on the right": (0.67, 0.5),
+    "at the top": (0.5, 0.33),
+}
+_TEMPLATES = (
+    "a {what} {where} on a {ground} background",
+    "{what}, {ground} background",
+    "A picture of a {what} {where}.",
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,9 @@ def run(config: DemoDataConfig) -> int:
     for index in range(config.num_shards):
         _write_shard(config, index)
     total = config.num_shards * config.samples_per_shard
-    print(f"{total} samples in {config.num_shards} tars in {config.folder} (.jpg .txt .json, as img2dataset writes them)")
+    print(
+        f"{total} samples in {config.num_shards} tars in {config.folder} (.jpg .txt .json, as img2dataset writes them)"
+    )
     return 0
 
 
@@ -106,7 +117,7 @@ def _sample(
         "status": "success",
         "url": f"https://example.com/{key}.jpg",
         "caption": caption,
-        "long_caption": f"The picture shows one {what} {place}. The background is plain {ground}. Nothing else is in it.",
+        "long_caption": f"The picture shows one {what} {place}. Around it is plain {ground}. Nothing else is seen.",
         "width": config.image_size,
         "height": config.image_size,
         "original_width": config.image_size,

@@ -49,7 +49,9 @@ def run(config: EncodeConfig) -> ExitStatus:
     inputs = list_inputs(config.input)
     dataset = Store(config.output)
     if config.dry_run:
-        print_plan(config, make_plan(inputs, dataset, config.columns, retry_quarantined=config.retry_quarantined), inputs)
+        print_plan(
+            config, make_plan(inputs, dataset, config.columns, retry_quarantined=config.retry_quarantined), inputs
+        )
         return ExitStatus.COMPLETE
     run_id = f"{now().replace(':', '').replace('+0000', 'Z')}-{uuid.uuid4().hex[:8]}"
     print(f"encode-once: {len(inputs.tars)} tars in {config.input}; checking the encoders ...", flush=True)

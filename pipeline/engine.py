@@ -43,6 +43,7 @@ class CaptionTensors:
 
     @property
     def num_bytes(self) -> int:
+        """Bytes of all arrays."""
         return sum(array.nbytes for array in (self.hidden, self.pooled, self.eos) if array is not None)
 
     def copy(self) -> CaptionTensors:
@@ -75,7 +76,7 @@ class EncodedWindow:
 
 
 class RepeatedCaptions:
-    """Tensors of captions that come again later in the shard, within a budget of bytes; the least recently used go first.
+    """Tensors of captions that come again later in the shard, within a budget of bytes; least recently used go first.
 
     Args:
         repeated: Captions that occur more than once.
@@ -138,22 +139,24 @@ class EncodeEngine:
         outputs: dict[str, EncodedCaption | None] = dict(held)
         for position, index in enumerate(new):
             tensors = {name: columns[name][position] for name in ENCODER_NAMES}
-            encoded = {name: one for name, one in tensors.items() if one is not None}
-            outputs[window.distinct[index]] = encoded if len(encoded) == len(ENCODER_NAMES) else None
+            found: dict[str, CaptionTensors] = {name: one for name, one in tensors.items() if one is not None}
+            outputs[window.distinct[index]] = found if len(found) == len(ENCODER_NAMES) else None
         rows = [None if caption is None else outputs[caption] for caption in window.captions]
         for caption, encoded in outputs.items():
             if encoded is not None:
                 repeated.put(caption, encoded)
-        found = [row for row in rows if row is not None]
+        present = [row for row in rows if row is not None]
         counters = Counters(
-            num_captions=len(found),
-            num_repeated=len(found) - sum(outputs[window.distinct[index]] is not None for index in new),
+            num_captions=len(present),
+            num_repeated=len(present) - sum(outputs[window.distinct[index]] is not None for index in new),
             num_tokens=num_tokens,
             num_padded_tokens=num_padded,
-            num_truncated=sum(any(tensors.truncated for tensors in row.values()) for row in found),
+            num_truncated=sum(any(tensors.truncated for tensors in row.values()) for row in present),
             encode_seconds=time.perf_counter() - started,
         )
-        not_finite = [i for i, (c, row) in enumerate(zip(window.captions, rows, strict=True)) if c is not None and row is None]
+        not_finite = [
+            i for i, (c, row) in enumerate(zip(window.captions, rows, strict=True)) if c is not None and row is None
+        ]
         return EncodedWindow(window.keys, window.captions, rows, not_finite, counters)
 
     @torch.inference_mode()
@@ -234,4 +237,6 @@ def _numpy(tensor: torch.Tensor) -> npt.NDArray[np.generic]:
 
 
 def _select(tokens: TokenizedCaptions, rows: Sequence[int]) -> TokenizedCaptions:
-    return TokenizedCaptions(ids=[tokens.ids[row] for row in rows], truncated=tokens.truncated[np.array(rows, np.int64)])
+    return TokenizedCaptions(
+        ids=[tokens.ids[row] for row in rows], truncated=tokens.truncated[np.array(rows, np.int64)]
+    )

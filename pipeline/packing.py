@@ -22,7 +22,7 @@ def pack_chunks(windows: Iterable[EncodedWindow], schema: pa.Schema, manifest: M
         for start in range(0, len(window.keys), step):
             rows = window.rows[start : start + step]
             found = [row for row in rows if row is not None]
-            encoders = {
+            encoders: dict[str, EncoderRows] = {
                 name: _encoder_rows(manifest.captions.encoder(name), [row[name] for row in found])
                 for name in ENCODER_NAMES
             }

@@ -65,11 +65,11 @@ class EncodeConfig:
     """GPUs of a worker; a fraction lets several share one."""
 
     ray_address: str | None = None
-    """Address of a running Ray cluster: "auto" on one of its machines, or host:6379. Default: what RAY_ADDRESS says (`ray
-    job submit` sets it), otherwise Ray on this machine only."""
+    """Address of a running Ray cluster: "auto" on one of its machines, or host:6379. Default: what RAY_ADDRESS says
+    (`ray job submit` sets it), otherwise Ray on this machine only."""
 
     batch_tokens: int | None = None
-    """Bound on the tokens of a batch, padding included. Default: 32768 on a GPU, 4096 on the CPU."""
+    """Bound on the tokens of a batch, padding included. Default: 32768 on a GPU, 1024 on the CPU."""
 
     max_attempts: int = 3
     """A shard that fails so often is quarantined, and the job goes on."""

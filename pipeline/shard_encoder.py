@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -31,9 +31,9 @@ _MAX_DAMAGE_RECORDED = 100
 class EngineSettings:
     """How a worker uses its machine. None of it changes a stored value beyond rounding."""
 
-    batch_tokens: int = 4096
+    batch_tokens: int = 1024
     """Bound on a batch's tokens, padding included."""
-    window_bytes: int = 64 * 1024**2
+    window_bytes: int = 32 * 1024**2
     """Raw output bytes of the rows that are sorted and encoded together; about three windows are in memory at once."""
     repeated_bytes: int = 64 * 1024**2
     """Bound on the outputs kept for captions that come again later in the shard."""
@@ -138,7 +138,7 @@ class ShardEncoder:
             record.num_bytes,
         )
 
-    def _encoded(self, scan: TarScan, group: str) -> Iterator[EncodedWindow]:
+    def _encoded(self, scan: TarScan, group: str) -> Generator[EncodedWindow, None, None]:
         """The group's windows, read and tokenized in one thread, encoded in another."""
         counts: Counter[str] = Counter()
         rows = window_rows(self._manifest, self._settings.window_bytes)
@@ -207,7 +207,7 @@ class _Tally:
         self.num_encoded = 0
         self.not_finite: list[Reject] = []
         self._identity = identity
-        self._stats = {name: [0, 0, 0] for name in ENCODER_NAMES}
+        self._stats: dict[str, list[int]] = {name: [0, 0, 0] for name in ENCODER_NAMES}
 
     def add(self, window: EncodedWindow) -> Counters:
         """Counts a window; returns its raw bytes."""
@@ -233,4 +233,3 @@ class _Tally:
             name: EncoderStats(num_tokens=tokens, num_truncated=truncated, raw_bytes=raw_bytes)
             for name, (tokens, truncated, raw_bytes) in self._stats.items()
         }
-

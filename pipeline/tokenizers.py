@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from open_clip.tokenizer import SimpleTokenizer
@@ -92,22 +92,23 @@ class CaptionTokenizer(ABC):
 
 
 class HuggingFaceTokenizer(CaptionTokenizer):
-    """A Rust `tokenizers` pipeline, given as its JSON document."""
+    """A Rust `tokenizers` pipeline; its digest is the sha256 of its JSON document, without truncation and padding."""
 
     library: Literal["transformers", "open_clip"] = "transformers"
 
-    def __init__(self, document: dict[str, Any], *, max_tokens: int, pad_id: int, eos_id: int) -> None:
-        document = {**document, "truncation": None, "padding": None}
-        canonical = json.dumps(document, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        self._backend = Tokenizer.from_str(canonical)
+    def __init__(self, backend: Tokenizer, *, max_tokens: int, pad_id: int, eos_id: int) -> None:
+        self._backend = backend
+        backend.no_truncation()
+        backend.no_padding()
         # A prefix may be tokenized alone only if no added token could lie across the cut.
-        self._may_cut = not any(_SAFE_CUT.search(token["content"]) for token in document["added_tokens"])
+        added = backend.get_added_tokens_decoder().values()
+        self._may_cut = not any(_SAFE_CUT.search(token.content) for token in added)
         super().__init__(
             max_tokens=max_tokens,
             pad_id=pad_id,
             eos_id=eos_id,
             vocab_size=max(self._backend.get_vocab(with_added_tokens=True).values()) + 1,
-            digest=hashlib.sha256(canonical.encode()).hexdigest(),
+            digest=hashlib.sha256(backend.to_str().encode()).hexdigest(),
         )
 
     def _tokenize(self, captions: Sequence[str]) -> list[list[int]]:
@@ -197,7 +198,7 @@ def load_huggingface_tokenizer(
     try:
         _require_model(folder / "tokenizer.json", reader.model.__name__)
         tokenizer = reader.from_pretrained(str(folder), local_files_only=True)
-        document = json.loads(tokenizer.backend_tokenizer.to_str())
+        backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     except Exception as error:
         raise ConfigError(
             "tokenizer-unreadable",
@@ -207,18 +208,27 @@ def load_huggingface_tokenizer(
             remedy=f"point --{name.replace('_', '-')}.tokenizer at a folder with the encoder's tokenizer files",
         ) from error
     if name != "t5" and not exclamation_as_pad:
-        document["added_tokens"] = [token for token in document["added_tokens"] if token["content"] != "!"]
+        backend = _with_exclamation_as_text(backend)
     own_pad = tokenizer.pad_token_id if name == "t5" or exclamation_as_pad else None
     pad_id = own_pad if own_pad is not None else (tokenizer.eos_token_id if name == "clip_l" else 0)
-    loaded = HuggingFaceTokenizer(document, max_tokens=max_tokens, pad_id=pad_id, eos_id=tokenizer.eos_token_id)
+    loaded = HuggingFaceTokenizer(backend, max_tokens=max_tokens, pad_id=pad_id, eos_id=tokenizer.eos_token_id)
     _require_eos(loaded, folder)
     return loaded
+
+
+def _with_exclamation_as_text(backend: Tokenizer) -> Tokenizer:
+    """The same tokenizer without "!" among its special tokens, where it is one."""
+    if all(token.content != "!" for token in backend.get_added_tokens_decoder().values()):
+        return backend
+    document = json.loads(backend.to_str())
+    document["added_tokens"] = [token for token in document["added_tokens"] if token["content"] != "!"]
+    return Tokenizer.from_str(json.dumps(document, ensure_ascii=False))
 
 
 def _require_model(file: Path, kind: str) -> None:
     """Refuses a tokenizer.json of another family, which transformers would take apart and rebuild as nonsense."""
     if file.is_file():
-        actual = json.loads(file.read_text(encoding="utf-8"))["model"].get("type", kind)
+        actual = type(Tokenizer.from_file(str(file)).model).__name__
         if actual != kind:
             raise ValueError(f"{file.name} is a {actual} tokenizer, not {kind}")
 

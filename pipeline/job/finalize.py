@@ -74,8 +74,10 @@ def finalize(
 
 
 def find_orphans(dataset: Store, records: dict[tuple[str, str], dict[str, Any]]) -> set[str]:
-    """Objects that no ledger record refers to: parts and rejects of dead attempts, temporary files of killed writers,
-    and quarantine notes of shards that have been committed since.
+    """Objects that no ledger record refers to.
+
+    Parts and rejects of dead attempts, temporary files of killed writers, and quarantine notes of shards that have been
+    committed since.
 
     Args:
         dataset: The dataset.

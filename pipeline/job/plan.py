@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.sources import InputTar, Inputs
+from pipeline.sources import Inputs, InputTar
 from schemas.errors import ConfigError
 from schemas.ledger import list_committed
 from schemas.quarantine import Quarantined, read_quarantined
@@ -87,7 +87,9 @@ def make_plan(inputs: Inputs, dataset: Store, columns: Sequence[str], *, retry_q
     known = {tar.shard for tar in inputs.tars}
     asked = {group: committed.get(group, set()) for group in columns}
     strangers = {shard for shards in asked.values() for shard in shards if shard not in known}
-    return Plan(tuple(columns), len(inputs.tars), todo, num_committed, tuple(left_alone), tuple(sorted(strangers)), asked)
+    return Plan(
+        tuple(columns), len(inputs.tars), todo, num_committed, tuple(left_alone), tuple(sorted(strangers)), asked
+    )
 
 
 def _same_tar(note: Quarantined, tar: InputTar) -> bool:

@@ -31,13 +31,19 @@ def _lines(config: EncodeConfig, plan: Plan, outcome: JobOutcome, totals: Totals
     yield "shards", f"{committed:,} of {expected:,} committed ({plan.num_committed:,} were before this run)"
     if counters.num_captions:
         rate = counters.num_captions / max(1e-9, outcome.seconds)
-        yield "this run", (
-            f"{counters.num_captions:,} captions in {outcome.seconds:,.1f} s with {outcome.num_workers} workers on "
-            f"{outcome.device}: {rate:,.1f} captions/s, workers' start included"
+        yield (
+            "this run",
+            (
+                f"{counters.num_captions:,} captions in {outcome.seconds:,.1f} s with {outcome.num_workers} workers on "
+                f"{outcome.device}: {rate:,.1f} captions/s, workers' start included"
+            ),
         )
-        yield "tokens", (
-            f"{counters.num_tokens:,} real, padding {counters.padding_share:.1%} of those computed; "
-            f"{counters.num_repeated:,} captions were repeats; {counters.num_truncated:,} were truncated"
+        yield (
+            "tokens",
+            (
+                f"{counters.num_tokens:,} real, padding {counters.padding_share:.1%} of those computed; "
+                f"{counters.num_repeated:,} captions were repeats; {counters.num_truncated:,} were truncated"
+            ),
         )
     yield "in all", f"{totals.num_inputs:,} inputs = {totals.num_encoded:,} encoded + {totals.num_rejects:,} rejected"
     if totals.raw_bytes:
@@ -52,11 +58,11 @@ def _troubles(plan: Plan, outcome: JobOutcome, totals: Totals) -> Iterator[str]:
     if totals.num_rejects:
         yield f"{totals.num_rejects:,} inputs were rejected; each has its reason under rejects/ in the dataset."
     if totals.num_damaged:
-        yield f"{totals.num_damaged:,} tars could not be read whole; `python -m schemas inspect` with the shard says where."
+        yield f"{totals.num_damaged:,} tars could not be read whole; `python -m schemas inspect` of a shard says where."
     given_up = [(failure.unit, failure.reasons[-1]) for failure in outcome.failures]
     given_up += [(f"{note.shard} ({note.group}, by an earlier run)", note.reasons[-1]) for note in plan.quarantined]
     if given_up:
-        yield f"{len(given_up):,} shards are quarantined; the reasons are under quarantine/, --retry-quarantined tries again:"
+        yield f"{len(given_up):,} shards are quarantined (see quarantine/); --retry-quarantined tries them again:"
     for shard, reason in given_up[:_SHOWN]:
         yield f"  {shard}: {' '.join(reason.split())[:300]}"
     if plan.not_in_input:

@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 from pipeline.counters import Counters
 from pipeline.job.cluster import connect, worker_shape
-from pipeline.job.events import Event, UnitDone, UnitFailed, UnitFailure
+from pipeline.job.events import Event, UnitFailed, UnitFailure
 from pipeline.job.lease import Lease
 from pipeline.job.loop import LoopConfig, run_units
 from pipeline.job.plan import Plan
@@ -75,9 +76,7 @@ def run_job(
     """
     started = time.monotonic()
     with _stop_on_signals() as stop, connect(config.ray_address) as cluster:
-        shape = worker_shape(
-            cluster, config.num_workers, device=config.device, gpus_per_worker=config.gpus_per_worker
-        )
+        shape = worker_shape(cluster, config.num_workers, device=config.device, gpus_per_worker=config.gpus_per_worker)
         device = "cuda" if shape.num_gpus else "cpu"
         order = _order(config, plan, inputs, dataset, manifest, run_id, device, shape.num_threads)
         progress = Progress(num_units=len(plan.todo), num_done_before=plan.num_shards - len(plan.todo))
@@ -93,7 +92,9 @@ def run_job(
             unit_timeout_seconds=config.shard_timeout_seconds,
             stop_grace_seconds=config.stop_grace_seconds,
         )
-        actor = EncodeWorker.options(num_cpus=shape.num_cpus, num_gpus=shape.num_gpus)
+        # ray.remote has made something else of the class, which its types do not say.
+        remote_class: Any = EncodeWorker
+        actor = remote_class.options(num_cpus=shape.num_cpus, num_gpus=shape.num_gpus)
         with progress:
             result = run_units(
                 plan.todo, lambda: actor.remote(order), loop, on_event, lambda: stop.is_set() or lease.lost

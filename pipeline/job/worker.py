@@ -6,10 +6,12 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import ray
+import torch
 
 from pipeline.counters import Counters
-from pipeline.encoders import EncoderConfig
+from pipeline.encoders import EncoderConfig, TextEncoder, load_encoder
 from pipeline.shard_encoder import EngineSettings, ShardEncoder, ShardResult
 from pipeline.sources import InputTar
 from schemas.errors import MissingObjectError
@@ -51,17 +53,11 @@ class EncodeWorker:
             IdentityMismatchError: This node's weights or tokenizers are not those of the manifest.
             ConfigError: They cannot be loaded.
         """
-        # Heavy imports happen here, in the worker, so that the driver stays small.
-        import pyarrow as pa
-        import torch
-
-        from pipeline.encoders import load_encoder
-
         order = self._order
         torch.set_num_threads(order.num_threads)
         pa.set_cpu_count(order.num_threads)
         manifest = load_manifest(order.manifest, where=order.dataset.locate(MANIFEST_PATH))
-        encoders = {}
+        encoders: dict[str, TextEncoder] = {}
         for name in ENCODER_NAMES:
             identity = manifest.captions.encoder(name)
             encoders[name] = load_encoder(

@@ -109,7 +109,7 @@ def test_sigterm_stops_in_order_and_a_second_driver_is_refused(tars: Path, tmp_p
 
 
 def test_tars_from_hell_through_the_whole_job(tmp_path: Path) -> None:
-    """Damaged tars are encoded as far as they go, the counts add up, and the exit status says that not all was whole."""
+    """Damaged tars are encoded as far as they go, the counts add up, and the exit status tells."""
     inputs, dataset = tmp_path / "tars", tmp_path / "dataset"
     shutil.copytree(REPOSITORY / "tests/golden/tars", inputs, ignore=shutil.ignore_patterns("*.json", "*.py"))
     output = encode(inputs, dataset, "--padding", "none", "--columns", "txt", "caption", "json.caption", expect=3)

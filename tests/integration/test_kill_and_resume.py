@@ -68,9 +68,7 @@ def start_encode(tars: Path, dataset: Path) -> subprocess.Popen[str]:
     return start("encode", "demo", *where, *COLUMNS)
 
 
-def kill_at_a_random_moment(
-    process: subprocess.Popen[str], dataset: Path, moments: random.Random
-) -> tuple[bool, str]:
+def kill_at_a_random_moment(process: subprocess.Popen[str], dataset: Path, moments: random.Random) -> tuple[bool, str]:
     """Half of the moments anywhere in a run, half just after the dataset has changed, where more can be torn."""
     if moments.random() < 0.5:
         deadline = time.monotonic() + moments.uniform(0.2, 22.0)

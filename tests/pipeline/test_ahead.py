@@ -63,11 +63,10 @@ def test_an_error_arrives_where_its_item_would_have() -> None:
         yield 2
         raise ValueError("the third")
 
-    got = []
+    numbers = ahead(failing(), 2, "t")
+    assert [next(numbers), next(numbers)] == [1, 2]
     with pytest.raises(ValueError, match="the third"):
-        for number in ahead(failing(), 2, "t"):
-            got.append(number)
-    assert got == [1, 2]
+        next(numbers)
 
 
 def test_a_consumer_that_stops_closes_the_producer() -> None:

@@ -37,9 +37,7 @@ def test_sorting_leaves_little_padding() -> None:
     padded = {
         padding: sum(
             batch.num_padded_tokens
-            for batch in batch_by_tokens(
-                make_ids(lengths), pad_id=0, max_tokens=20, padding=padding, budget_tokens=400
-            )
+            for batch in batch_by_tokens(make_ids(lengths), pad_id=0, max_tokens=20, padding=padding, budget_tokens=400)
         )
         for padding in ("none", "max_length")
     }

@@ -1,4 +1,4 @@
-"""From a tar to a committed shard: what is read is what the encoders gave, bit for bit, and everything is accounted for."""
+"""From a tar to a committed shard: what is read is what the encoders gave, bit for bit, and nothing is lost."""
 
 from __future__ import annotations
 
