@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from pipeline.sources import block_reader, list_inputs, samples, scan_tar
 from pipeline.sources.block_reader import ReadPlan
@@ -16,6 +14,7 @@ from schemas.errors import ConfigError, DamagedDataError
 from tests.golden.make_tars import FOLDER
 from tests.golden.tar_bytes import END, member, sample
 from tests.pipeline.sources.tars import captions, summary
+from tests.s3_server import s3_bucket, s3_server
 
 BUCKET = "captions"
 EXPECTED = json.loads((FOLDER / "expected.json").read_bytes())
@@ -23,30 +22,14 @@ EXPECTED = json.loads((FOLDER / "expected.json").read_bytes())
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture
-def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
-    for name, value in {
-        "AWS_ENDPOINT": endpoint,
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setitem(storage._CLIENT, "allow_http", True)
-    client = boto3.client("s3", endpoint_url=endpoint)
-    client.create_bucket(Bucket=BUCKET)
-    yield client
-    for entry in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
-        client.delete_object(Bucket=BUCKET, Key=entry["Key"])
-    client.delete_bucket(Bucket=BUCKET)
+def s3(endpoint: str) -> Iterator[object]:
+    with s3_bucket(endpoint, BUCKET) as client:
+        yield client
 
 
 def put(client: object, *keys: str, data: bytes = END) -> None:

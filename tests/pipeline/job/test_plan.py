@@ -1,0 +1,139 @@
+"""What is left to do, and what a run leaves behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import schemas
+from pipeline.job.estimate import estimate
+from pipeline.job.finalize import finalize
+from pipeline.job.plan import make_plan, require_columns
+from pipeline.sources import Inputs, list_inputs
+from schemas.ledger import record_path
+from schemas.manifest import Manifest
+from schemas.quarantine import Quarantined, read_quarantined, write_quarantined
+from schemas.storage import Store
+from tests.datasets import make_manifest, samples, write_dataset, write_shard
+from tests.pipeline.encoding import write_tar
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Inputs:
+    for shard in ("a", "b/c", "d"):
+        write_tar(tmp_path / "tars" / f"{shard}.tar", [(f"{i}.txt", b"a caption") for i in range(5)])
+    return list_inputs(str(tmp_path / "tars"))
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    return make_manifest()
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, manifest: Manifest) -> Store:
+    return write_dataset(
+        str(tmp_path / "dataset"),
+        manifest,
+        {"txt": {"a": samples(5), "gone": samples(5)}, "json.x": {"b/c": samples(5)}},
+    )
+
+
+def note(inputs: Inputs, group: str, shard: str, num_bytes: int | None = None) -> Quarantined:
+    tar = next(tar for tar in inputs.tars if tar.shard == shard)
+    return Quarantined(
+        group=group,
+        shard=shard,
+        source_url=inputs.store.locate(tar.path),
+        source_bytes=tar.num_bytes if num_bytes is None else num_bytes,
+        source_e_tag=tar.e_tag,
+        attempts=3,
+        reasons=("one", "two", "three"),
+        run_id="test",
+        time="2026-01-01T00:00:00+00:00",
+    )
+
+
+def test_only_what_is_missing_is_planned(inputs: Inputs, dataset: Store) -> None:
+    plan = make_plan(inputs, dataset, ["txt", "json.x"], retry_quarantined=False)
+    assert {shard: unit.groups for shard, unit in plan.todo.items()} == {
+        "a": ("json.x",),
+        "b/c": ("txt",),
+        "d": ("txt", "json.x"),
+    }
+    assert (plan.num_shards, plan.num_committed, plan.num_todo) == (3, 2, 4)
+    assert plan.not_in_input == ("gone",)
+
+
+def test_quarantined_shards_are_left_alone_until_told_or_changed(inputs: Inputs, dataset: Store) -> None:
+    write_quarantined(dataset, note(inputs, "txt", "d"))
+    write_quarantined(dataset, note(inputs, "txt", "b/c", num_bytes=1))
+    plan = make_plan(inputs, dataset, ["txt"], retry_quarantined=False)
+    assert list(plan.todo) == ["b/c"], "its tar is another one now"
+    assert [entry.shard for entry in plan.quarantined] == ["d"]
+    assert list(make_plan(inputs, dataset, ["txt"], retry_quarantined=True).todo) == ["b/c", "d"]
+
+
+def test_estimates_come_from_the_dataset_or_from_a_tar(inputs: Inputs, dataset: Store, tmp_path: Path) -> None:
+    tokens = {"clip_l": 77, "clip_g": 77, "t5": 77}
+    plan = make_plan(inputs, dataset, ["txt"], retry_quarantined=False)
+    found = estimate(plan, inputs, dataset, row_bytes=1000, tokens_per_caption=tokens)
+    assert "2 committed shards" in found.basis
+    record = schemas.open_dataset(dataset.url).record("txt", "a")
+    assert found.stored_bytes == pytest.approx(found.num_captions * record.num_bytes / 5, rel=0.05)
+
+    nothing = Store(str(tmp_path / "nothing"))
+    plan = make_plan(inputs, nothing, ["txt"], retry_quarantined=False)
+    found = estimate(plan, inputs, nothing, row_bytes=1000, tokens_per_caption=tokens)
+    assert found.num_captions == 15
+    assert found.stored_bytes == 15 * 680
+    # 0.827 TFLOP a caption at half of 790 TFLOP/s.
+    assert found.worker_hours * 3600 == pytest.approx(15 * 0.827 / 395, rel=0.01)
+
+
+def test_finalize_collects_what_no_record_refers_to(inputs: Inputs, dataset: Store, manifest: Manifest) -> None:
+    before = {info.path for info in dataset.list()}
+    orphans = {
+        "shards/a/txt-00009-0123456789abcdef.arrow",
+        "shards/never/txt-00000-0123456789abcdef.arrow",
+        "rejects/txt/a.jsonl",
+        "ledger/txt/a.json.tmp-0123456789abcdef0123456789abcdef",
+        "runs/dead.alive",
+    }
+    for path in orphans:
+        dataset.create(path, b"left over")
+    write_quarantined(dataset, note(inputs, "txt", "a"))
+    write_quarantined(dataset, note(inputs, "txt", "d"))
+    totals = finalize(dataset, manifest, ["txt"], ["runs/dead.alive"], collect_orphans=False)
+    assert totals.orphans == ()
+    assert {info.path for info in dataset.list()} >= orphans - {"runs/dead.alive"}
+    totals = finalize(dataset, manifest, ["txt"], (), collect_orphans=True)
+    assert set(totals.orphans) == (orphans - {"runs/dead.alive"}) | {"quarantine/txt/a.json"}
+    assert {info.path for info in dataset.list()} == before | {"quarantine/txt/d.json"}
+    assert list(read_quarantined(dataset)) == [("txt", "d")]
+    assert (totals.num_records, totals.num_inputs, totals.num_encoded) == (2, 10, 10)
+
+
+def test_finalize_writes_the_index_anew(dataset: Store, manifest: Manifest) -> None:
+    write_shard(dataset, manifest, "txt", "later", samples(3))
+    assert schemas.open_dataset(dataset.url).num_rows("txt") == 10
+    assert schemas.open_dataset(dataset.url, source="ledger").num_rows("txt") == 13
+    finalize(dataset, manifest, ["txt"], (), collect_orphans=True)
+    assert schemas.open_dataset(dataset.url).num_rows("txt") == 13
+
+
+def test_finalize_deletes_nothing_when_a_record_is_damaged(dataset: Store, manifest: Manifest) -> None:
+    """A damaged record refers to nothing that could be read: its parts would look like orphans."""
+    path = record_path("txt", "a")
+    dataset.replace(path, dataset.get(path).replace(b"text", b"next", 1)[:-3])
+    before = {info.path for info in dataset.list()}
+    with pytest.raises(schemas.DamagedDataError, match="document-damaged"):
+        finalize(dataset, manifest, ["txt"], (), collect_orphans=True)
+    assert {info.path for info in dataset.list()} == before
+
+
+@pytest.mark.parametrize("columns", [[], ["txt", "txt"]])
+def test_columns_are_named_once(columns: list[str]) -> None:
+    with pytest.raises(schemas.ConfigError, match="columns-invalid"):
+        require_columns(columns)
