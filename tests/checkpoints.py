@@ -108,10 +108,12 @@ def _t5_config(width: int, layers: int, activation: str) -> T5Config:
 def write_clip_model(folder: Path, text: CLIPTextModelWithProjection) -> None:
     """A whole CLIPModel, vision tower included, around the text tower."""
     config = text.config
+    # As in the published files, only the top level knows the projection's width: the part says transformers' default.
+    text_config = {**config.to_dict(), "projection_dim": 512}
     vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     whole = CLIPModel(
         CLIPConfig(
-            text_config=config.to_dict(),
+            text_config=text_config,
             vision_config={**vision, "image_size": 32, "patch_size": 16},
             projection_dim=config.projection_dim,
         )

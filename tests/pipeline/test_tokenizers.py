@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
+from tokenizers import Tokenizer
 from transformers import CLIPTokenizer, T5TokenizerFast
 
 from pipeline import tokenizers
@@ -217,7 +218,8 @@ def test_a_tokenizer_of_another_family_is_refused(name: EncoderName, folder: str
 
 def test_a_tokenizer_that_does_not_end_with_eos_is_refused(folders: Path) -> None:
     document = json.loads((folders / "clip" / "tokenizer.json").read_text())
-    without = HuggingFaceTokenizer({**document, "post_processor": None}, max_tokens=77, pad_id=0, eos_id=49407)
+    backend = Tokenizer.from_str(json.dumps({**document, "post_processor": None}))
+    without = HuggingFaceTokenizer(backend, max_tokens=77, pad_id=0, eos_id=49407)
     with pytest.raises(ConfigError) as caught:
         tokenizers._require_eos(without, folders)
     assert caught.value.code == "tokenizer-without-eos"

@@ -27,13 +27,13 @@ SIZES = {"clip_l": (96, 96), "clip_g": (160, 160), "t5": (512, None)}
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
-    # Three processes at once, all three encoders each: as the actors of a first demo run do.
+    # Two processes at once, all three encoders each: as the actors of a first demo run do.
     code = (
         "from pipeline.encoders.demo_weights import demo_encoder_folder as f; [f(n) for n in ('clip_l','clip_g','t5')]"
     )
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder), "OMP_NUM_THREADS": "1"}
-    running = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(3)]
-    assert [process.wait(timeout=200) for process in running] == [0, 0, 0]
+    running = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
+    assert [process.wait(timeout=200) for process in running] == [0, 0]
     return folder
 
 
@@ -68,6 +68,37 @@ def test_a_second_cache_holds_the_same_files(cache: Path, tmp_path: Path, monkey
         names = sorted(path.name for path in first.iterdir())
         assert names == sorted(path.name for path in again.iterdir())
         assert all((first / file).read_bytes() == (again / file).read_bytes() for file in names)
+
+
+def test_the_first_to_publish_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def overtaken(draft: Path) -> None:
+        (draft / "mine").touch()
+        final = draft.parent / "t5"
+        final.mkdir()
+        (final / "theirs").touch()
+
+    monkeypatch.setitem(demo_weights._WRITERS, "t5", overtaken)
+    folder = demo_weights.demo_encoder_folder("t5")
+    assert [path.name for path in folder.iterdir()] == ["theirs"]
+    assert [path.name for path in folder.parent.iterdir()] == ["t5"]
+
+
+def test_a_writer_that_dies_publishes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def dying(draft: Path) -> None:
+        assert not (draft.parent / "t5").exists()
+        (draft / "half").touch()
+        raise OSError("no space left")
+
+    monkeypatch.setitem(demo_weights._WRITERS, "t5", dying)
+    with pytest.raises(OSError, match="no space left"):
+        demo_weights.demo_encoder_folder("t5")
+    assert [
+        path for path in tmp_path.rglob("*") if path.name != "encode-once" and "demo-encoders" not in path.name
+    ] == []
 
 
 @pytest.mark.parametrize("name", ENCODER_NAMES)
