@@ -13,6 +13,9 @@ from pyarrow import ipc
 
 from schemas.errors import DamagedDataError
 
+UNREADABLE = (pa.ArrowException, OSError, ValueError, LookupError, EOFError, OverflowError, StopIteration)
+"""What pyarrow raises for bytes that are not Arrow's: EOFError for none, StopIteration for a stream without a batch."""
+
 _MAGIC_BYTES = 8  # "ARROW1" and two bytes of padding, before the schema message
 
 
@@ -65,7 +68,7 @@ def read_arrow_chunk(data: bytes, schema: pa.Schema, *, where: str) -> pa.Record
         buffer = pa.py_buffer(data)
         batch = ipc.read_record_batch(ipc.read_message(buffer), schema)
         batch.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise undecodable(where, error) from error
     return batch
 
@@ -83,7 +86,7 @@ def read_arrow_head(data: bytes, *, where: str) -> pa.Schema:
         raise undecodable(where, ValueError(f"the file begins with {data[:8]!r}, not with ARROW1"))
     try:
         return ipc.read_schema(pa.py_buffer(data[_MAGIC_BYTES:]))
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise undecodable(where, error) from error
 
 

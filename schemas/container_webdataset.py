@@ -13,16 +13,13 @@ import tarfile
 import pyarrow as pa
 from pyarrow import ipc
 
-from schemas.container_arrow import undecodable, write_options
+from schemas.container_arrow import UNREADABLE, undecodable, write_options
 from schemas.identity import ENCODER_NAMES
 
 END_OF_ARCHIVE = b"\0" * 1024
 """How a part ends: two zero blocks."""
 
-# What tarfile and pyarrow raise for bytes that are not theirs. StopIteration: a stream without a record batch.
-_UNREADABLE = (
-    tarfile.TarError, pa.ArrowException, OSError, ValueError, LookupError, OverflowError, RecursionError, StopIteration,
-)  # fmt: skip
+_UNREADABLE = (*UNREADABLE, tarfile.TarError, RecursionError)
 
 
 class WebDatasetPartBuilder:

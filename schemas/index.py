@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 from pyarrow import ipc
 
-from schemas.container_arrow import write_options
+from schemas.container_arrow import UNREADABLE, write_options
 from schemas.documents import unseal
 from schemas.errors import DamagedDataError
 from schemas.ledger import LEDGER_FOLDER, LedgerRecord, list_committed, load_record, record_path
@@ -75,13 +75,13 @@ def load_index(data: bytes, *, where: str) -> pa.Table:
     try:
         schema = ipc.read_schema(pa.py_buffer(data[8:])) if data.startswith(b"ARROW1") else None
         digest = (schema.metadata or {}).get(_DIGEST_KEY, b"") if schema is not None else b""
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise _damaged(where, str(error)[:300]) from error
     if len(digest) != 64 or hashlib.sha256(data.replace(digest, _NO_DIGEST)).hexdigest().encode() != digest:
         raise _damaged(where, "its sha256 does not match")
     try:
         return ipc.open_file(pa.py_buffer(data)).read_all()
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise _damaged(where, str(error)[:300]) from error
 
 

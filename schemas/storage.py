@@ -204,6 +204,8 @@ class Store:
 
     def delete(self, paths: Sequence[str]) -> None:
         """Removes objects; one that is already gone is no error."""
+        if self._backend is None and not self._appeared():
+            return
         for path in paths:
             with contextlib.suppress(MissingObjectError), self._named(path):
                 obstore.delete(self.backend, path)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyarrow import ipc
 
 from schemas.arrow_schema import caption_schema
-from schemas.container_arrow import read_arrow_head
+from schemas.container_arrow import UNREADABLE, read_arrow_head
 from schemas.container_webdataset import END_OF_ARCHIVE, read_webdataset_head
 from schemas.ledger import Chunk, LedgerRecord, Part, part_path
 from schemas.manifest import Manifest
@@ -82,7 +82,7 @@ def _arrow_tail(tail: bytes, part: Part, schemas: Sequence[pa.Schema]) -> tuple[
         return expected, f"a footer of {footer_bytes} bytes in {len(tail)} bytes after the last chunk"
     try:
         reader = ipc.open_file(pa.PythonFile(_TailOnly(tail, part.num_bytes), "r"))
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except UNREADABLE as error:
         return expected, f"{type(error).__name__}: {str(error)[:200]}"
     if reader.num_record_batches != len(part.chunks):
         return expected, f"a footer of {reader.num_record_batches} record batches"

@@ -36,9 +36,9 @@ def check_source(record: LedgerRecord, keys: Sequence[str], findings: Findings) 
         actual = f"{len(source.damage)} damages, the first: {source.damage[0].reason}"
         findings.add(Code.SOURCE_DAMAGED, path, expected=f"a whole {source.url}", actual=actual)
         return False
-    folder, _, name = source.url.rpartition("/")
+    folder, slash, name = source.url.rpartition("/")
     try:
-        store = Store(folder or "/")
+        store = Store(folder or slash or ".")
         info = store.head(name)
     except EncodeOnceError as error:
         findings.add(Code.SOURCE_UNREACHABLE, path, expected=source.url, actual=error.actual)

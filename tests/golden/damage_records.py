@@ -238,7 +238,9 @@ def _swap(victim: Victim, taken: tuple[str, str], given: tuple[str, str]) -> Non
 @case("structure", "part-missing")
 def record_of_missing_objects(victim: Victim) -> None:
     """A record of a shard of which nothing is stored."""
-    victim.store.replace(record_path("txt", "c"), seal(victim.record("txt", "b").model_dump(mode="json") | {"shard": "c"}))
+    victim.store.replace(
+        record_path("txt", "c"), seal(victim.record("txt", "b").model_dump(mode="json") | {"shard": "c"})
+    )
     victim.reindex()
 
 

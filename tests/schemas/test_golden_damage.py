@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
-from schemas.dataset import open_dataset
-from schemas.identity import ENCODER_NAMES
 from schemas.validator import LEVELS, validate
-from tests.datasets import tensors
 from tests.golden.damage_case import BOTH, Case
-from tests.golden.damage_dataset import GROUPS, golden_manifest, write_golden
-from tests.golden.make_damage import FOLDER, UNDAMAGED, all_cases, restore
+from tests.golden.make_damage import FOLDER, all_cases, restore
 
 ALL = [(container, case) for container in BOTH for case in all_cases(container)]
 
@@ -33,3 +28,10 @@ def test_damage_is_named(container: str, case: Case, tmp_path: Path) -> None:
             assert report.ok
         if level == case.level:
             assert found == case.codes
+
+
+@pytest.mark.parametrize("container", BOTH)
+def test_the_stored_damages_are_those_of_the_generator(container: str) -> None:
+    stored = {path.stem: json.loads(path.read_bytes()) for path in (FOLDER / container).glob("*.json")}
+    wanted = {case.name: (case.level, sorted(case.codes), case.is_error) for case in all_cases(container)}
+    assert {name: (s["level"], s["codes"], s["is_error"]) for name, s in stored.items()} == wanted

@@ -1,0 +1,87 @@
+"""The commit: the first record wins, a late writer changes nothing, and nothing is committed without its parts."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from schemas.commit import StoredRejects, commit, prepare_rejects
+from schemas.errors import ContractError, MissingObjectError
+from schemas.ledger import LedgerRecord, part_path, read_record, record_path, rejects_path
+from schemas.rejects import Reject, load_rejects
+from schemas.storage import Store
+from tests.datasets import make_manifest, samples, write_shard
+
+REJECTS = prepare_rejects([Reject(key="00002", code="caption-missing", reason="no caption")])
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> tuple[Store, LedgerRecord]:
+    """A shard whose parts are stored and whose record is not."""
+    store = Store(str(tmp_path))
+    record = write_shard(store, make_manifest(), "txt", "a/b", samples(6, missing=[2]))
+    store.delete([record_path("txt", "a/b"), rejects_path("txt", "a/b")])
+    return store, record
+
+
+def test_the_first_record_wins(prepared: tuple[Store, LedgerRecord]) -> None:
+    store, record = prepared
+    assert commit(store, record, REJECTS)
+    assert read_record(store, "txt", "a/b") == record
+    late = record.model_copy(update={"writer": record.writer.model_copy(update={"attempt": 2}), "rejects": None})
+    assert not commit(store, late, StoredRejects(b"", None))
+    assert read_record(store, "txt", "a/b") == record
+    assert len(load_rejects(store.get(rejects_path("txt", "a/b")), where="x")) == 1
+
+
+def test_one_of_many_wins(prepared: tuple[Store, LedgerRecord]) -> None:
+    store, record = prepared
+    attempts = [
+        record.model_copy(update={"writer": record.writer.model_copy(update={"attempt": number})})
+        for number in range(8)
+    ]
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda attempt: commit(store, attempt, REJECTS), attempts))
+    assert won.count(True) == 1
+    assert read_record(store, "txt", "a/b") == attempts[won.index(True)]
+
+
+def test_a_zombie_does_not_touch_the_winners_rejects(prepared: tuple[Store, LedgerRecord]) -> None:
+    store, record = prepared
+    assert commit(store, record, REJECTS)
+    other = prepare_rejects([Reject(key="00002", code="caption-missing", reason="another sentence")])
+    zombie = record.model_copy(update={"rejects": other.entry})
+    assert not commit(store, zombie, other)
+    assert store.get(rejects_path("txt", "a/b")) == REJECTS.data
+
+
+def test_rejects_left_by_a_dead_attempt_are_replaced(prepared: tuple[Store, LedgerRecord]) -> None:
+    store, record = prepared
+    store.replace(rejects_path("txt", "a/b"), b"of an attempt that died")
+    assert commit(store, record, REJECTS)
+    assert store.get(rejects_path("txt", "a/b")) == REJECTS.data
+
+
+def test_no_commit_without_its_parts(prepared: tuple[Store, LedgerRecord]) -> None:
+    store, record = prepared
+    path = part_path("a/b", record.parts[-1].name)
+    data = store.get(path)
+    store.delete([path])
+    with pytest.raises(MissingObjectError, match="part-vanished"):
+        commit(store, record, REJECTS)
+    store.replace(path, data[:-1])
+    with pytest.raises(ContractError, match="part-size"):
+        commit(store, record, REJECTS)
+    assert read_record(store, "txt", "a/b") is None
+    assert store.head(rejects_path("txt", "a/b")) is None
+    store.replace(path, data)
+    assert commit(store, record, REJECTS)
+
+
+def test_no_rejects_no_file(tmp_path: Path) -> None:
+    assert prepare_rejects([]) == StoredRejects(b"", None)
+    store = Store(str(tmp_path))
+    assert write_shard(store, make_manifest(), "txt", "s", samples(2)).rejects is None
+    assert list(store.list("rejects")) == []
