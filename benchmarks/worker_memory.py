@@ -55,7 +55,7 @@ class Config:
     """Captions of each tar."""
     padding: Literal["none", "max_length"] = "none"
     """Padding policy."""
-    part_bytes: int = 256 * 1024**2
+    part_bytes: int = 64 * 1024**2
     """As for `encode`."""
     output: Path | None = None
     """Where to write the figures as JSON."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,10 @@ from pipeline.tokenizers import TokenizedCaptions
 from pipeline.windows import Window
 from schemas.identity import ENCODER_NAMES
 from schemas.planes import STORAGE_DTYPES
+
+# oneDNN keeps what it compiled for each shape of a product, 1,024 of them by default, and batches of sorted captions
+# have ever new shapes: on the CPU that is most of what a worker's memory grows by. Read at the first product.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 _TORCH_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 

@@ -52,8 +52,8 @@ class EncodeConfig:
     chunk_rows: int | None = None
     """Rows of a chunk, a constant of the dataset. Default: what makes a chunk 16 to 32 MiB raw."""
 
-    part_bytes: int = 256 * 1024**2
-    """Bytes a part file may have, a constant of the dataset."""
+    part_bytes: int = 64 * 1024**2
+    """Bytes a part file may have, a constant of the dataset. A worker holds one part in memory while it is built."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the encoders run. auto: GPUs if the cluster has any."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import threading
@@ -13,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from pipeline.counters import Counters
+from pipeline.encoders import EncoderConfig
 from pipeline.job.cluster import connect, worker_shape
 from pipeline.job.events import Event, UnitFailed, UnitFailure
 from pipeline.job.lease import Lease
@@ -128,12 +130,17 @@ def _order(
         dataset=dataset,
         manifest=manifest.dump(),
         columns=plan.columns,
-        encoders={name: getattr(config, name) for name in ENCODER_NAMES},
+        encoders={name: _pinned(getattr(config, name), manifest, name) for name in ENCODER_NAMES},
         device=device,
         num_threads=num_threads,
         settings=settings,
         run_id=run_id,
     )
+
+
+def _pinned(encoder: EncoderConfig, manifest: Manifest, name: str) -> EncoderConfig:
+    """A branch of the hub may move while the job runs; workers load the commit that the manifest names."""
+    return dataclasses.replace(encoder, revision=manifest.captions.encoder(name).revision or encoder.revision)
 
 
 def _quarantine(failure: UnitFailure, plan: Plan, inputs: Inputs, dataset: Store, run_id: str) -> None:
