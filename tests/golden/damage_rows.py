@@ -67,7 +67,8 @@ def all_zero_hidden(victim: Victim) -> None:
 @case("values", "tensor-constant")
 def zero_vector_of_one_token(victim: Victim) -> None:
     values = _random(4, 6)
-    values[3] = -0.0
+    values[3] = 0.0
+    values[3, ::2] = -0.0
     victim.rewrite(_cell("clip_g", "hidden", _planes(values)))
 
 
@@ -169,8 +170,14 @@ def null_row_without_reject(victim: Victim) -> None:
 
 @case("values", "rejects-rows")
 def reject_of_an_encoded_row(victim: Victim) -> None:
-    reject = Reject(key="a00001", code="caption-missing", reason="no caption")
-    victim.reseal(rejects=victim.write_rejects([reject]))
+    rejects = [Reject(key=key, code="caption-missing", reason="no caption") for key in ("a00001", "a00003")]
+    victim.reseal(rejects=victim.write_rejects(rejects), num_rejects=2, num_inputs=6)
+
+
+@case("values", "rejects-rows")
+def two_rejects_of_one_null_row(victim: Victim) -> None:
+    rejects = [Reject(key="a00003", code=code, reason="no caption") for code in ("caption-missing", "caption-empty")]
+    victim.reseal(rejects=victim.write_rejects(rejects), num_rejects=2, num_inputs=6)
 
 
 @case("values", "rejects-count")
