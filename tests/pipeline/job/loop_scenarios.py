@@ -65,6 +65,10 @@ class Actor:
             raise StorageError("storage-failed", where="s3://x", expected="an answer", actual="none", remedy="wait")
         if boot == "hang":
             time.sleep(600)
+        if boot == "together":  # Ready when a second one is.
+            (self.folder / f"booted.{os.getpid()}").touch()
+            while len(list(self.folder.glob("booted.*"))) < 2:
+                time.sleep(0.01)
         return {"pid": os.getpid(), "node_id": ray.get_runtime_context().get_node_id()}
 
     def run(self, unit: str, attempt: int) -> dict[str, int]:
@@ -170,9 +174,9 @@ def scenarios(folder: Path) -> dict[str, Any]:
     scene("killed_from_outside", ["slow-0", *fine], on_event=kill_worker_at("slow-0"))
     scene("poison", ["kill-0", *fine])
     scene("exits", ["exit-0", *fine[:2]])
-    scene("raises", ["raise-0", *fine])
+    scene("raises", ["raise-0", *fine], boot="together")
     scene("device_lost", ["cuda-0", "spent-0", *fine])
-    scene("hangs", ["hang-0", *fine], unit_timeout_seconds=0.4, max_attempts=2)
+    scene("hangs", ["hang-0", *fine], unit_timeout_seconds=1.0, max_attempts=2)
     scene("boots_die", fine, boot="die", max_boot_failures=3)
     scene("first_boot_dies", fine, boot="die-at-first:x", num_workers=1)
     scene("mismatch", fine, boot="mismatch")

@@ -35,7 +35,7 @@ def report(
 ) -> dict[str, Any]:
     """Runs such a script to its end, and reads the `report.json` that it left."""
     with start(module, folder, variables=variables, cwd=cwd) as process:
-        output, _ = process.communicate(timeout=150)
+        output, _ = process.communicate(timeout=250)
     assert process.returncode == 0, output
     found = json.loads((folder / "report.json").read_text())
     assert isinstance(found, dict)

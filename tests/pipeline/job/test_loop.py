@@ -91,7 +91,7 @@ def test_a_lost_device_replaces_the_worker(played: dict[str, Any]) -> None:
 def test_a_hung_unit_is_ended(played: dict[str, Any]) -> None:
     scene = played["hangs"]
     assert set(scene["done"]) == FINE
-    assert failed(scene) == {"hang-0": ["hung: no result within 0.4 s"] * 2}
+    assert failed(scene) == {"hang-0": ["hung: no result within 1 s"] * 2}
 
 
 def test_boots_that_die_are_capped(played: dict[str, Any]) -> None:
@@ -132,14 +132,14 @@ def test_a_stop_lets_units_in_flight_finish(played: dict[str, Any]) -> None:
     assert scene["interrupted"] == []
     assert 4 <= len(scene["done"]) <= 6
     assert len(scene["done"]) + len(scene["not_started"]) == 100_000
-    assert scene["seconds"] < 10
+    assert scene["seconds"] < 30
 
 
 def test_a_stop_cuts_off_what_outlasts_the_grace_time(played: dict[str, Any]) -> None:
     scene = played["stop_cuts_off"]
     assert scene["interrupted"] == ["hang-0"]
     assert accounted(scene) == sorted(["fine-0", "fine-1", "fine-2", "fine-3", "fine-9", "hang-0", "hang-1"])
-    assert scene["seconds"] < 10
+    assert scene["seconds"] < 30
 
 
 def test_stragglers_are_seen_once_and_not_repeated(played: dict[str, Any]) -> None:
