@@ -18,6 +18,7 @@ from schemas.validator.findings import Findings
 
 _WINDOW_BYTES = 1024**2
 _MAX_KEY_BYTES = 4096
+_GNU_MAGIC = b"ustar  \0"
 
 
 def check_source(record: LedgerRecord, keys: Sequence[str], findings: Findings) -> bool:
@@ -76,7 +77,10 @@ def tar_keys(store: Store, path: str, num_bytes: int) -> list[str]:
         tarfile.TarError: It is no tar.
     """
     keys: dict[str, None] = {}
-    with tarfile.open(fileobj=_RemoteFile(store, path, num_bytes), mode="r:", errors="surrogateescape") as archive:
+    file = _RemoteFile(store, path, num_bytes)
+    # Zeros end one archive of those that may stand in a file one after the other.
+    options = {"ignore_zeros": True, "tarinfo": _TarInfo, "errors": "surrogateescape"}
+    with tarfile.open(fileobj=file, mode="r:", **options) as archive:
         while (member := archive.next()) is not None:
             archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every member it has seen
             if member.isfile():
@@ -84,6 +88,17 @@ def tar_keys(store: Store, path: str, num_bytes: int) -> list[str]:
                 if key is not None:
                     keys[key] = None
     return list(keys)
+
+
+class _TarInfo(tarfile.TarInfo):
+    """Reads the headers of old GNU tars, where tarfile takes times for the beginning of the name."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _TarInfo:
+        info = super().frombuf(buf, encoding, errors)
+        if bytes(buf[257:265]) == _GNU_MAGIC:
+            info.name = bytes(buf[:100]).split(b"\0", 1)[0].decode(encoding, errors)
+        return info
 
 
 class _RemoteFile(io.RawIOBase):
