@@ -9,6 +9,7 @@ import io
 import tarfile
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 from schemas.errors import EncodeOnceError
 from schemas.ledger import LedgerRecord, record_path
@@ -79,7 +80,7 @@ def tar_keys(store: Store, path: str, num_bytes: int) -> list[str]:
     keys: dict[str, None] = {}
     file = _RemoteFile(store, path, num_bytes)
     # Zeros end one archive of those that may stand in a file one after the other.
-    options = {"ignore_zeros": True, "tarinfo": _TarInfo, "errors": "surrogateescape"}
+    options: dict[str, Any] = {"ignore_zeros": True, "tarinfo": _TarInfo, "errors": "surrogateescape"}
     with tarfile.open(fileobj=file, mode="r:", **options) as archive:
         while (member := archive.next()) is not None:
             archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every member it has seen
