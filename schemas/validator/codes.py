@@ -191,7 +191,7 @@ class Code(Enum):
         "the tar has changed since it was encoded: it was not counted",
         "to encode the new content, delete the shard's ledger records and run the encode command again")
     SOURCE_DAMAGED = ("source-damaged", _W,
-        "the tar could not be read whole when it was encoded: it was not counted",
+        "the tar could not be read whole when it was encoded, and is not counted",
         "see source.damage in the ledger record; mend the tar, delete the records and encode it again")
     SOURCE_ROWS = ("source-rows", _E,
         "the tar has other keys than the shard has rows",

@@ -23,7 +23,7 @@ from schemas.validator.records import check_alignment, chunk_table_problem, grou
 from schemas.validator.rejects_files import check_rejects
 from schemas.validator.rows import PartRows, RowChecker
 from schemas.validator.shard_rows import check_rows
-from schemas.validator.source import check_source
+from schemas.validator.source import check_damage, check_source
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -112,6 +112,8 @@ class _Validation:
             if (record.group, record.shard) == (group, shard):
                 records[group] = record
         check_alignment(records, self.findings)
+        for record in list(records.values())[:1]:
+            check_damage(record, self.findings)
         source_checked = False
         for group, record in records.items():
             with self.findings.guard(record_path(group, shard)):

@@ -22,6 +22,15 @@ _MAX_KEY_BYTES = 4096
 _GNU_MAGIC = b"ustar  \0"
 
 
+def check_damage(record: LedgerRecord, findings: Findings) -> None:
+    """Reports a tar that could not be read whole when it was encoded."""
+    if record.source.damage:
+        first = record.source.damage[0]
+        actual = f"{len(record.source.damage)} damages, the first: {first.code}: {first.reason}"
+        path = record_path(record.group, record.shard)
+        findings.add(Code.SOURCE_DAMAGED, path, expected=f"a whole {record.source.url}", actual=actual)
+
+
 def check_source(record: LedgerRecord, keys: Sequence[str], findings: Findings) -> bool:
     """Compares a shard's keys with those of its tar, if that is reachable, whole and unchanged.
 
@@ -35,8 +44,6 @@ def check_source(record: LedgerRecord, keys: Sequence[str], findings: Findings) 
     """
     path, source = record_path(record.group, record.shard), record.source
     if source.damage:
-        actual = f"{len(source.damage)} damages, the first: {source.damage[0].reason}"
-        findings.add(Code.SOURCE_DAMAGED, path, expected=f"a whole {source.url}", actual=actual)
         return False
     folder, slash, name = source.url.rpartition("/")
     try:

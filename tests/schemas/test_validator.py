@@ -233,9 +233,10 @@ def test_a_source_that_cannot_be_compared(tmp_path: Path) -> None:
     source = write_tar(tmp_path / "s.tar", ["00000.txt"])
     damage = {"key": None, "code": "tar-truncated", "reason": "cut", "has_row": False}
     with_source(folder, Source.model_validate(source.model_dump() | {"damage": [damage]}))
-    report = validate(str(folder), "values")
-    assert report.counts == {"source-damaged": 1}
-    assert report.ok
+    for level in LEVELS:
+        report = validate(str(folder), level)
+        assert report.counts == {"source-damaged": 1}
+        assert report.ok
     with_source(folder, source.model_copy(update={"num_bytes": 5}))
     assert validate(str(folder), "values").counts == {"source-changed": 1}
     (tmp_path / "s.tar").unlink()
