@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -24,6 +23,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, from_url
 
 from schemas.errors import ConfigError, DamagedDataError, MissingObjectError, StorageError
+from schemas.local_files import create_local, replace_local
 
 # A store that is down for a minute must not end a job of days; obstore's own default gives up after about 3 s.
 _RETRY: Any = {
@@ -168,7 +168,7 @@ class Store:
             False, with nothing changed, if the object already exists.
         """
         if self.local_root is not None:
-            return _create_local(self.local_root / path, [data])
+            return create_local(self.local_root / path, [data])
         try:
             with self._named(path):
                 obstore.put(self.backend, path, data, mode="create", use_multipart=False)
@@ -186,7 +186,7 @@ class Store:
             False if it was there already.
         """
         if self.local_root is not None:
-            return _create_local(self.local_root / path, chunks)
+            return create_local(self.local_root / path, chunks)
         found = self.head(path)
         if found is not None and found.num_bytes == num_bytes:
             return False
@@ -197,7 +197,7 @@ class Store:
     def replace(self, path: str, data: bytes) -> None:
         """Writes an object atomically, whether or not it exists. Only for what can be made again (index, heartbeat)."""
         if self.local_root is not None:
-            _replace_local(self.local_root / path, data)
+            replace_local(self.local_root / path, data)
             return
         with self._named(path):
             obstore.put(self.backend, path, data, use_multipart=False)
@@ -250,70 +250,6 @@ def _local_root(url: str) -> Path | None:
     if re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]*://", url):
         return None
     return Path(url).expanduser().absolute()
-
-
-def _create_local(target: Path, chunks: Iterable[bytes]) -> bool:
-    if target.exists():
-        return False
-    temporary = _write_temporary(target, chunks)
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink()
-    _fsync_folder(target.parent)
-    return True
-
-
-def _replace_local(target: Path, data: bytes) -> None:
-    temporary = _write_temporary(target, [data])
-    os.replace(temporary, target)
-    _fsync_folder(target.parent)
-
-
-def _write_temporary(target: Path, chunks: Iterable[bytes]) -> Path:
-    """A fully written, fsynced file beside `target`; nothing is left behind if writing fails (a full disk, say)."""
-    temporary = target.with_name(f"{target.name}.tmp-{uuid.uuid4().hex}")
-    try:
-        _make_folder(target.parent)
-        with open(temporary, "xb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError(
-            "storage-write-failed",
-            where=str(target),
-            expected="the file to be written and flushed to disk",
-            actual=f"{type(error).__name__}: {error}",
-            remedy="free space or fix the permissions, then run the same command again: nothing was half-written",
-        ) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
-
-
-def _make_folder(folder: Path) -> None:
-    """`mkdir -p` that makes each new folder's entry durable too."""
-    missing = []
-    while not folder.is_dir():
-        missing.append(folder)
-        folder = folder.parent
-    for new in reversed(missing):
-        new.mkdir(exist_ok=True)
-        _fsync_folder(new.parent)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _info(meta: Any) -> ObjectInfo:

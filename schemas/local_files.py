@@ -1,0 +1,87 @@
+"""Local files that appear whole and stay: written beside their name, fsynced, put in place, their folder fsynced."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+
+from schemas.errors import StorageError
+
+
+def create_local(target: Path, chunks: Iterable[bytes]) -> bool:
+    """Writes a new file. The first writer wins.
+
+    Returns:
+        False, with nothing changed, if it exists already.
+
+    Raises:
+        StorageError: It could not be written; nothing is left behind.
+    """
+    if target.exists():
+        return False
+    temporary = _write_temporary(target, chunks)
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    _fsync_folder(target.parent)
+    return True
+
+
+def replace_local(target: Path, data: bytes) -> None:
+    """Writes a file, new or in place of an older one.
+
+    Raises:
+        StorageError: It could not be written; an older one is as it was.
+    """
+    temporary = _write_temporary(target, [data])
+    os.replace(temporary, target)
+    _fsync_folder(target.parent)
+
+
+def _write_temporary(target: Path, chunks: Iterable[bytes]) -> Path:
+    """A fully written, fsynced file beside `target`; nothing is left behind if writing fails (a full disk, say)."""
+    temporary = target.with_name(f"{target.name}.tmp-{uuid.uuid4().hex}")
+    try:
+        _make_folder(target.parent)
+        with open(temporary, "xb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(
+            "storage-write-failed",
+            where=str(target),
+            expected="the file to be written and flushed to disk",
+            actual=f"{type(error).__name__}: {error}",
+            remedy="free space or fix the permissions, then run the same command again: nothing was half-written",
+        ) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _make_folder(folder: Path) -> None:
+    """`mkdir -p` that makes each new folder's entry durable too."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for new in reversed(missing):
+        new.mkdir(exist_ok=True)
+        _fsync_folder(new.parent)
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
