@@ -103,6 +103,7 @@ def _write_tar(path: Path, count: int) -> None:
 
 def _measure(tar: Path, padding: Literal["none", "max_length"], part_bytes: int) -> dict[str, float]:
     from pipeline.encoders import EncoderConfig, load_encoder
+    from pipeline.process_settings import apply_process_settings
     from pipeline.provenance import now
     from pipeline.shard_encoder import EngineSettings, ShardEncoder
     from pipeline.sources import list_inputs
@@ -111,6 +112,7 @@ def _measure(tar: Path, padding: Literal["none", "max_length"], part_bytes: int)
     from schemas.manifest import Layout, Manifest, Provenance, create_or_require_same
     from schemas.storage import Store
 
+    apply_process_settings(num_threads=2)
     encoders = {
         name: load_encoder(
             name,

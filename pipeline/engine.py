@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,10 +19,6 @@ from pipeline.tokenizers import TokenizedCaptions
 from pipeline.windows import Window
 from schemas.identity import ENCODER_NAMES
 from schemas.planes import STORAGE_DTYPES
-
-# oneDNN keeps what it compiled for each shape of a product, 1,024 of them by default, and batches of sorted captions
-# have ever new shapes: on the CPU that is most of what a worker's memory grows by. Read at the first product.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 _TORCH_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -84,11 +79,11 @@ class RepeatedCaptions:
     """Tensors of captions that come again later in the shard, within a budget of bytes; least recently used go first.
 
     Args:
-        repeated: Captions that occur more than once.
+        repeated: Hashes of captions that occur more than once; a chance hit costs memory and nothing else.
         max_bytes: Bound on the tensors held.
     """
 
-    def __init__(self, repeated: Iterable[str], max_bytes: int) -> None:
+    def __init__(self, repeated: Iterable[int], max_bytes: int) -> None:
         self._repeated = frozenset(repeated)
         self._max_bytes = max_bytes
         self._held: OrderedDict[str, EncodedCaption] = OrderedDict()
@@ -103,7 +98,7 @@ class RepeatedCaptions:
 
     def put(self, caption: str, encoded: EncodedCaption) -> None:
         """Holds a caption's tensors if it occurs more than once."""
-        if caption not in self._repeated or caption in self._held:
+        if hash(caption) not in self._repeated or caption in self._held:
             return
         self._held[caption] = {name: tensors.copy() for name, tensors in encoded.items()}
         self._num_bytes += sum(tensors.num_bytes for tensors in encoded.values())

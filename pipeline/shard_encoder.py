@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -140,11 +139,8 @@ class ShardEncoder:
 
     def _encoded(self, scan: TarScan, group: str) -> Generator[EncodedWindow, None, None]:
         """The group's windows, read and tokenized in one thread, encoded in another."""
-        counts: Counter[str] = Counter()
         rows = window_rows(self._manifest, self._settings.window_bytes)
-        for start in range(0, len(scan.keys), rows):
-            counts.update(caption for caption in scan.captions(group, start, start + rows) if caption is not None)
-        repeated = RepeatedCaptions((c for c, n in counts.items() if n > 1), self._settings.repeated_bytes)
+        repeated = RepeatedCaptions(_repeated_hashes(scan, group, rows), self._settings.repeated_bytes)
         tokenizers = {name: encoder.tokenizer for name, encoder in self._engine.encoders.items()}
         with closing(ahead(read_windows(scan, group, rows, tokenizers), 2, "tokenize")) as windows:
             encoded = self._engine.encode(windows, repeated)
@@ -198,6 +194,17 @@ class ShardEncoder:
             ),
         )
         return record, rejects
+
+
+def _repeated_hashes(scan: TarScan, group: str, num_rows: int) -> set[int]:
+    """Hashes of the captions that occur more than once; hashes, so that memory does not hold all captions twice."""
+    seen: set[int] = set()
+    repeated: set[int] = set()
+    for start in range(0, len(scan.keys), num_rows):
+        for caption in scan.captions(group, start, start + num_rows):
+            if caption is not None:
+                (repeated if hash(caption) in seen else seen).add(hash(caption))
+    return repeated
 
 
 class _Tally:

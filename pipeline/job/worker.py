@@ -6,12 +6,12 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 import ray
 import torch
 
 from pipeline.counters import Counters
 from pipeline.encoders import EncoderConfig, TextEncoder, load_encoder
+from pipeline.process_settings import apply_process_settings
 from pipeline.shard_encoder import EngineSettings, ShardEncoder, ShardResult
 from pipeline.sources import InputTar
 from schemas.errors import MissingObjectError
@@ -54,8 +54,7 @@ class EncodeWorker:
             ConfigError: They cannot be loaded.
         """
         order = self._order
-        torch.set_num_threads(order.num_threads)
-        pa.set_cpu_count(order.num_threads)
+        apply_process_settings(order.num_threads)
         manifest = load_manifest(order.manifest, where=order.dataset.locate(MANIFEST_PATH))
         encoders: dict[str, TextEncoder] = {}
         for name in ENCODER_NAMES:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import schemas
-from pipeline.encoders import TextEncoder, pad_token_ids
+from pipeline.batching import batch_by_tokens
+from pipeline.encoders import TextEncoder
 from pipeline.engine import EncodeEngine
 from pipeline.shard_encoder import EngineSettings
 from schemas.identity import ENCODER_NAMES
@@ -27,11 +28,16 @@ def encode_one(encoder: TextEncoder, caption: str) -> dict[str, np.ndarray]:
     """The tensors of a caption encoded alone, in the storage dtype."""
     identity = encoder.identity
     tokens = encoder.tokenizer([caption])
-    ids, num_tokens = pad_token_ids(
-        tokens.ids, pad_id=encoder.tokenizer.pad_id, max_tokens=identity.max_tokens, padding=identity.padding
+    (batch,) = batch_by_tokens(
+        tokens.ids,
+        pad_id=encoder.tokenizer.pad_id,
+        max_tokens=identity.max_tokens,
+        padding=identity.padding,
+        budget_tokens=1,
     )
-    output = encoder.encode(ids, num_tokens)
-    found = {"hidden": output.hidden[0], "pooled": output.pooled, "eos": output.eos}
+    output = encoder.encode(batch.token_ids, batch.num_tokens)
+    stored = identity.max_tokens if identity.padding == "max_length" else len(tokens.ids[0])
+    found = {"hidden": output.hidden[0, :stored], "pooled": output.pooled, "eos": output.eos}
     dtype = getattr(torch, identity.storage_dtype)
     return {
         name: tensor.to(dtype).float().numpy().astype(STORAGE_DTYPES[identity.storage_dtype])

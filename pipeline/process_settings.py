@@ -1,0 +1,24 @@
+"""What a process that encodes sets once, for all its libraries: its share of the cores, and memory that comes back."""
+
+from __future__ import annotations
+
+import os
+
+import pyarrow as pa
+import torch
+
+_ONEDNN_PRIMITIVES = "32"
+
+
+def apply_process_settings(num_threads: int) -> None:
+    """Limits the threads and the memory of this process's libraries. Call it before anything is computed.
+
+    Args:
+        num_threads: Threads that torch may use, and as many again for Arrow's compression.
+    """
+    torch.set_num_threads(num_threads)
+    pa.set_cpu_count(num_threads)
+    # Arrow's own allocator keeps what it frees; chunks come and go by the dozen MB.
+    pa.set_memory_pool(pa.system_memory_pool())
+    # oneDNN keeps what it compiled for each shape of a product, 1,024 of them by default. Read at its first product.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _ONEDNN_PRIMITIVES)
