@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import platform
 import random
 import subprocess
@@ -22,6 +23,8 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
+
+from pipeline.provenance import library_versions
 
 _WORDS = [
     "red",
@@ -77,13 +80,14 @@ def main(config: Config) -> None:
             done = subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True)
             rows.append({"captions": count, "tar_bytes": tar.stat().st_size, **json.loads(done.stdout)})
         print(rows[-1], flush=True)
-    growth = rows[-1]["peak_mb"] - rows[0]["peak_mb"]
+    growth = round(rows[-1]["peak_mb"] - rows[0]["peak_mb"])
     sizes = f"from {rows[0]['captions']:,} to {rows[-1]['captions']:,} captions"
-    print(f"padding {config.padding}: {sizes} the peak grows by {growth:.0f} MB")
+    print(f"padding {config.padding}: {sizes} the peak grows by {growth} MB")
     if config.output is not None:
         facts = {
             "date": datetime.now(UTC).date().isoformat(),
-            "machine": platform.platform(),
+            "machine": f"{os.cpu_count()} cores, {platform.machine()}, no GPU",
+            "versions": library_versions(),
             "padding": config.padding,
         }
         config.output.parent.mkdir(parents=True, exist_ok=True)
