@@ -210,7 +210,7 @@ class Dataset:
                 where=where,
                 expected=f"{chunk.num_rows} rows",
                 actual=f"{batch.num_rows} rows",
-                remedy="delete the shard's ledger record and encode it again",
+                remedy="delete the part and the shard's ledger record, and encode it again",
             )
         return batch
 

@@ -272,7 +272,7 @@ def _short(name: str, offset: int, expected: int, actual: int) -> DamagedDataErr
         where=f"{name} at byte {offset}",
         expected=f"{expected} bytes",
         actual=f"{actual} bytes",
-        remedy="the object was cut short: restore it, or delete its ledger record and encode the shard again",
+        remedy="the object was cut short: restore it, or delete it and its ledger record and encode the shard again",
     )
 
 

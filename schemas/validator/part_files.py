@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
@@ -19,6 +18,7 @@ from schemas.storage import Store
 from schemas.validator.codes import Code
 from schemas.validator.findings import Findings
 from schemas.validator.records import chunk_table_problem
+from schemas.validator.sized_file import SizedFile
 
 _STEP_BYTES = 8 * 1024**2
 _HEAD_BYTES = 1024**2  # of a tar: a schema, behind a header that may hold a key of any length
@@ -89,36 +89,19 @@ def _arrow_tail(tail: bytes, part: Part, schemas: Sequence[pa.Schema]) -> tuple[
     return None
 
 
-class _TailOnly(io.RawIOBase):
+class _TailOnly(SizedFile):
     """A file that is all zeros but for its magic and its tail."""
 
     def __init__(self, tail: bytes, num_bytes: int) -> None:
+        super().__init__(num_bytes)
         self._tail = tail
-        self._num_bytes = num_bytes
-        self._position = 0
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._num_bytes}[whence]
-        self._position = base + offset
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        end = self._num_bytes if size < 0 else min(self._position + size, self._num_bytes)
-        start, self._position = self._position, end
+    def range(self, start: int, stop: int) -> bytes:
         tail_start = self._num_bytes - len(self._tail)
         if start >= tail_start:
-            return self._tail[start - tail_start : end - tail_start]
-        zeros = b"ARROW1\0\0"[start : min(end, 8)] if start < 8 else b""
-        return zeros.ljust(end - start, b"\0")
+            return self._tail[start - tail_start : stop - tail_start]
+        zeros = b"ARROW1\0\0"[start : min(stop, 8)] if start < 8 else b""
+        return zeros.ljust(stop - start, b"\0")
 
 
 def read_checked(

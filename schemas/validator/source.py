@@ -5,7 +5,6 @@ The count shares no code with the pipeline: names are read by the standard libra
 
 from __future__ import annotations
 
-import io
 import tarfile
 import unicodedata
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from schemas.ledger import LedgerRecord, record_path
 from schemas.storage import Store
 from schemas.validator.codes import Code
 from schemas.validator.findings import Findings
+from schemas.validator.sized_file import SizedFile
 
 _WINDOW_BYTES = 1024**2
 _MAX_KEY_BYTES = 4096
@@ -109,41 +109,22 @@ class _TarInfo(tarfile.TarInfo):
         return info
 
 
-class _RemoteFile(io.RawIOBase):
+class _RemoteFile(SizedFile):
     """A file read in windows of `_WINDOW_BYTES`, so that neighbouring headers need no request of their own."""
 
     def __init__(self, store: Store, path: str, num_bytes: int) -> None:
+        super().__init__(num_bytes)
         self._store = store
         self._path = path
-        self._num_bytes = num_bytes
-        self._position = 0
         self._window = b""
         self._window_start = 0
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._num_bytes}[whence]
-        self._position = base + offset
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        end = self._num_bytes if size < 0 else min(self._position + size, self._num_bytes)
-        if end <= self._position:
-            return b""
-        if not self._window_start <= self._position <= end <= self._window_start + len(self._window):
-            length = min(max(_WINDOW_BYTES, end - self._position), self._num_bytes - self._position)
-            self._window = self._store.get_range(self._path, self._position, length)
-            self._window_start = self._position
-        start, self._position = self._position - self._window_start, end
-        return self._window[start : end - self._window_start]
+    def range(self, start: int, stop: int) -> bytes:
+        if not self._window_start <= start <= stop <= self._window_start + len(self._window):
+            length = min(max(_WINDOW_BYTES, stop - start), self._num_bytes - start)
+            self._window = self._store.get_range(self._path, start, length)
+            self._window_start = start
+        return self._window[start - self._window_start : stop - self._window_start]
 
 
 def member_key(name: str) -> str | None:
