@@ -13,7 +13,7 @@ import schemas
 from pipeline.batching import batch_by_tokens
 from pipeline.encoders import TextEncoder
 from pipeline.engine import EncodeEngine
-from pipeline.shard_encoder import EngineSettings
+from pipeline.shard_encoder import EngineSettings, ShardEncoder
 from schemas.identity import ENCODER_NAMES
 from schemas.index import write_index
 from schemas.ledger import rejects_path
@@ -181,15 +181,35 @@ def test_an_error_in_any_stage_commits_nothing(tmp_path: Path, monkeypatch: pyte
 
 
 def test_other_weights_on_a_node_are_refused(tmp_path: Path) -> None:
+    """The manifest is the driver's; the weights are those of the node the worker is on."""
     encoders = small_encoders("none")
-    shard_encoder(tmp_path, tmp_path / "out", encoders)
-    changed = make_manifest(encoders).captions.t5.model_copy(update={"weights_sha256": "0" * 64})
-    other = dict(encoders)
-    monkey = small_encoders.__wrapped__("none")["t5"]
-    monkey.identity = changed
-    other["t5"] = monkey
-    with pytest.raises(schemas.IdentityMismatchError, match=r"captions\.t5\.weights_sha256"):
-        shard_encoder(tmp_path, tmp_path / "out", other)
+    manifest = make_manifest(encoders)
+    t5 = manifest.captions.t5.model_copy(update={"weights_sha256": "0" * 64})
+    drivers = manifest.model_copy(update={"captions": manifest.captions.model_copy(update={"t5": t5})})
+    store = Store(str(tmp_path))
+    with pytest.raises(schemas.IdentityMismatchError, match=r"\n    t5\.weights_sha256: '0000"):
+        ShardEncoder(store, store, drivers, encoders, EngineSettings(), run_id="test", device="cpu")
+
+
+def test_a_caption_is_computed_once_a_shard(tmp_path: Path) -> None:
+    """Also where it comes again many windows later, if its tensors fit the budget."""
+    encoders = small_encoders("none")
+    captions = [f"caption {i}" for i in range(12)] + ["caption 3", "another", "caption 0", "caption 3"]
+    tar = write_tar(tmp_path / "in" / "s.tar", [(f"{i:02d}.txt", c.encode()) for i, c in enumerate(captions)])
+    computed = {}
+    for name, budget in {"held": 10**8, "not held": 0}.items():
+        settings = EngineSettings(window_bytes=1, repeated_bytes=budget)
+        result = shard_encoder(tmp_path / "in", tmp_path / name, encoders, settings=settings).encode(tar, ["txt"], 1)
+        computed[name] = result.counters
+        assert result.counters.num_captions == 16
+    tokens = {c: sum(len(encoders[name].tokenizer([c]).ids[0]) for name in ENCODER_NAMES) for c in captions}
+    assert computed["held"].num_tokens == sum(tokens.values())
+    assert computed["held"].num_repeated == 3
+    # In the last window "caption 3" stands twice; without a budget only that is noticed.
+    assert computed["not held"].num_repeated == 1
+    left, right = (schemas.open_dataset(str(tmp_path / name)).rows("txt") for name in computed)
+    for one, other in zip(left, right, strict=True):
+        np.testing.assert_allclose(one["t5"].hidden, other["t5"].hidden, atol=1e-4)
 
 
 @pytest.mark.parametrize("container", ["arrow", "webdataset"])
