@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 
 from pipeline.job.events import Event, WaitingForWorkers, WorkerBootFailed, WorkerLost, WorkerReady
 from pipeline.job.faults import fault_of
+from pipeline.job.loop_config import LoopConfig
 from schemas.errors import EncodeOnceError, StorageError
-
-if TYPE_CHECKING:
-    from pipeline.job.loop import LoopConfig
 
 _MAX_BOOT_RETRY_SECONDS = 30.0
 

@@ -18,7 +18,8 @@ from pipeline.encoders import EncoderConfig
 from pipeline.job.cluster import connect, worker_shape
 from pipeline.job.events import Event, UnitFailed, UnitFailure
 from pipeline.job.lease import Lease
-from pipeline.job.loop import LoopConfig, run_units
+from pipeline.job.loop import run_units
+from pipeline.job.loop_config import LoopConfig
 from pipeline.job.plan import Plan
 from pipeline.job.progress import Progress
 from pipeline.job.worker import EncodeWorker, WorkerOrder

@@ -18,7 +18,8 @@ from typing import Any
 import ray
 
 from pipeline.job.cluster import connect
-from pipeline.job.loop import LoopConfig, run_units
+from pipeline.job.loop import run_units
+from pipeline.job.loop_config import LoopConfig
 from schemas.errors import EncodeOnceError, IdentityMismatchError, StorageError
 
 QUICK = LoopConfig(
