@@ -10,12 +10,12 @@ from pipeline.encoders import EncoderConfig, describe_encoder
 from pipeline.job.dry_run import print_plan
 from pipeline.job.finalize import Totals, finalize
 from pipeline.job.lease import Lease
-from pipeline.job.plan import Plan, make_plan, require_columns
+from pipeline.job.plan import Plan, make_plan
 from pipeline.job.report import print_summary
 from pipeline.job.run import JobOutcome, run_job
-from pipeline.presets import EncodeConfig
+from pipeline.presets import EncodeConfig, require_positive
 from pipeline.provenance import host_name, library_versions, now
-from pipeline.sources import Inputs, list_inputs
+from pipeline.sources import Inputs, checked_columns, list_inputs
 from pipeline.windows import default_chunk_rows
 from schemas.documents import seal
 from schemas.identity import ENCODER_NAMES, CaptionIdentity
@@ -45,7 +45,9 @@ def run(config: EncodeConfig) -> ExitStatus:
     Raises:
         EncodeOnceError: The configuration, the input or the dataset cannot be used. Nothing was half-written.
     """
-    require_columns(config.columns)
+    # Here, and not first in a worker: what is wrong with every shard must not quarantine every shard.
+    checked_columns(config.columns)
+    require_positive(config)
     inputs = list_inputs(config.input)
     dataset = Store(config.output)
     if config.dry_run:

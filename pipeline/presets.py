@@ -9,6 +9,7 @@ from typing import Literal
 import tyro
 
 from pipeline.encoders import EncoderConfig
+from schemas.errors import ConfigError
 from schemas.identity import ComputeDtype, Padding, StorageDtype
 from schemas.manifest import Container
 
@@ -85,6 +86,35 @@ class EncodeConfig:
 
     dry_run: bool = False
     """Print what would be done, and do nothing."""
+
+
+_POSITIVE = (
+    "chunk_rows",
+    "part_bytes",
+    "num_workers",
+    "gpus_per_worker",
+    "batch_tokens",
+    "max_attempts",
+    "shard_timeout_seconds",
+)
+
+
+def require_positive(config: EncodeConfig) -> None:
+    """Refuses numbers that mean nothing; an option that is left to its default (None) is fine.
+
+    Raises:
+        ConfigError: Code `option-out-of-range`.
+    """
+    for field in _POSITIVE:
+        value = getattr(config, field)
+        if value is not None and not value > 0:
+            raise ConfigError(
+                "option-out-of-range",
+                where=f"--{field.replace('_', '-')}",
+                expected="a number above 0",
+                actual=str(value),
+                remedy="choose one, or leave the option out",
+            )
 
 
 _SD3 = EncodeConfig(input=tyro.MISSING, output=tyro.MISSING)

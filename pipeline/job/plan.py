@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.sources import Inputs, InputTar
-from schemas.errors import ConfigError
 from schemas.ledger import list_committed
 from schemas.quarantine import Quarantined, read_quarantined
 from schemas.storage import Store
@@ -94,20 +93,3 @@ def make_plan(inputs: Inputs, dataset: Store, columns: Sequence[str], *, retry_q
 
 def _same_tar(note: Quarantined, tar: InputTar) -> bool:
     return (note.source_bytes, note.source_e_tag) == (tar.num_bytes, tar.e_tag)
-
-
-def require_columns(columns: Sequence[str]) -> None:
-    """Refuses an empty or repeated list of columns; a single name is checked where captions are read.
-
-    Raises:
-        ConfigError: Says which.
-    """
-    if columns and len(set(columns)) == len(columns):
-        return
-    raise ConfigError(
-        "columns-invalid",
-        where="--columns",
-        expected="one or more different caption fields, such as: txt json.long_caption",
-        actual=" ".join(columns) or "none",
-        remedy="name each caption field once",
-    )

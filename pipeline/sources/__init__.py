@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.sources.inputs import Inputs, InputTar, list_inputs
 from pipeline.sources.reject_codes import CAPTION_CODES, DAMAGE_CODES, MEMBER_CODES
-from pipeline.sources.samples import TarScan, scan_tar
+from pipeline.sources.samples import TarScan, checked_columns, scan_tar
 
 __all__ = [
     "CAPTION_CODES",
@@ -13,6 +13,7 @@ __all__ = [
     "InputTar",
     "Inputs",
     "TarScan",
+    "checked_columns",
     "list_inputs",
     "scan_tar",
 ]

@@ -137,7 +137,7 @@ def scan_tar(store: Store, tar: InputTar, columns: Sequence[str]) -> TarScan:
         StorageError: The store failed.
     """
     budget = Budget(CAPTION_BUDGET_BYTES)
-    scan = _Scan(TarScan(store, tar, [CaptionColumn(name, budget) for name in _checked(columns)]))
+    scan = _Scan(TarScan(store, tar, [CaptionColumn(name, budget) for name in checked_columns(columns)]))
     with open_blocks(store, tar) as reader:
         for found in walk_tar(reader):
             if isinstance(found, Member):
@@ -234,12 +234,17 @@ def _why_unread(member: Member) -> Fault | None:
     return None
 
 
-def _checked(columns: Sequence[str]) -> Sequence[str]:
+def checked_columns(columns: Sequence[str]) -> Sequence[str]:
+    """The columns as they are, if each is the name of one and none stands twice.
+
+    Raises:
+        ConfigError: Code `column-invalid`.
+    """
     wrong = [column for column in columns if not _COLUMN.fullmatch(column) or columns.count(column) > 1]
     if wrong or not columns:
         raise ConfigError(
             "column-invalid",
-            where="columns",
+            where="--columns",
             expected="different names: a member extension in lower case such as txt or caption, or json.FIELD",
             actual=", ".join(map(repr, wrong)) or "no column",
             remedy="correct --columns; extensions are compared in lower case, JSON fields exactly",

@@ -57,7 +57,7 @@ def member(name: str | bytes, data: str | bytes = b"", typeflag: bytes = b"0", *
     """Header and body."""
     raw_name = name.encode() if isinstance(name, str) else name
     raw = data.encode() if isinstance(data, str) else data
-    return header(raw_name, len(raw), typeflag, **fields) + padded(raw)  # type: ignore[arg-type]
+    return header(raw_name, len(raw), typeflag, **fields) + padded(raw)
 
 
 def pax_record(keyword: bytes, value: bytes) -> bytes:

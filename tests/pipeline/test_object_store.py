@@ -33,7 +33,7 @@ def test_from_bucket_to_bucket(s3: object, tmp_path: Path) -> None:
     members = [(f"{i:02d}.txt", f"a picture of {i}".encode()) for i in range(10)] + [("10.jpg", b"no caption")]
     write_tar(tmp_path / "s.tar", members)
     for shard in ("a", "b"):
-        s3.upload_fileobj(io.BytesIO((tmp_path / "s.tar").read_bytes()), "bucket", f"tars/{shard}.tar")  # type: ignore[attr-defined]
+        s3.upload_fileobj(io.BytesIO((tmp_path / "s.tar").read_bytes()), "bucket", f"tars/{shard}.tar")
     inputs, dataset = list_inputs("s3://bucket/tars"), Store("s3://bucket/run")
     encoders = small_encoders("none")
     manifest = create_or_require_same(dataset, make_manifest(encoders))

@@ -215,7 +215,7 @@ def test_a_caption_is_computed_once_a_shard(tmp_path: Path) -> None:
 @pytest.mark.parametrize("container", ["arrow", "webdataset"])
 @pytest.mark.parametrize("padding", ["max_length", "none"])
 def test_bfloat16_shards_are_small(tmp_path: Path, container: str, padding: str) -> None:
-    """`hidden` at 0.72 of raw or less, as its chunks lie in the part."""
+    """`hidden` at 0.72 of raw or less, compressed by itself as the container compresses it."""
     encoders = small_encoders(padding, "float32", "bfloat16")
     members = [(f"{i:02d}.txt", f"a {i % 7} coloured picture of thing number {i}".encode()) for i in range(32)]
     tar = write_tar(tmp_path / "in" / "s.tar", members)

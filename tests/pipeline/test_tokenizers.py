@@ -195,7 +195,7 @@ def test_pad_ids_are_those_of_stable_diffusion_3(name: EncoderName, folder: str,
 def test_digest_follows_the_rules_and_not_the_files(folders: Path) -> None:
     def digest(folder: str, **options: object) -> str:
         arguments = {"max_tokens": 77, "exclamation_as_pad": False, **options}
-        return load_huggingface_tokenizer("clip_g", folders / folder, **arguments).digest  # type: ignore[arg-type]
+        return load_huggingface_tokenizer("clip_g", folders / folder, **arguments).digest
 
     assert digest("clip_slow") == digest("clip_2") == digest("clip_2_slow") == digest("clip", max_tokens=20)
     assert digest("clip_2", exclamation_as_pad=True) != digest("clip_2")

@@ -31,8 +31,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def shown(url: str, *, width: int = 100, **what: object) -> str:
     console = Console(file=io.StringIO(), width=width, highlight=False, markup=False, emoji=False)
-    inspect_dataset(url, console, **what)  # type: ignore[arg-type]
-    return console.file.getvalue()  # type: ignore[attr-defined]
+    inspect_dataset(url, console, **what)
+    return console.file.getvalue()
 
 
 def line(text: str, *beginnings: str) -> list[str]:
@@ -147,7 +147,7 @@ def test_the_command_is_plain_when_piped(url: str, tmp_path: Path) -> None:
 def test_histogram() -> None:
     console = Console(file=io.StringIO(), width=80)
     console.print(histogram([1] * 30 + [25] * 15 + [77], 77, "title"))
-    rows = [row.split() for row in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    rows = [row.split() for row in console.file.getvalue().splitlines()]
     assert [row[:2] for row in rows if row and row[0][0].isdigit()] == [
         ["0-7", "30"],
         ["8-15", "0"],

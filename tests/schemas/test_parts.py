@@ -76,7 +76,7 @@ def test_rows_are_packed_as_they_come(container: str) -> None:
             yield batch
 
     schema = caption_schema(manifest, "txt", "s")
-    building = build_parts(source(), schema, "txt", manifest.layout)  # type: ignore[arg-type]
+    building = build_parts(source(), schema, "txt", manifest.layout)
     next(building)
     assert asked == [0, 1]
     next(building)

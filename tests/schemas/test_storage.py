@@ -84,7 +84,7 @@ def test_content_reaches_the_disk_before_its_name_and_the_folder_after(
         real_fsync(descriptor)
 
     def named(real: object) -> object:
-        return lambda *paths: (events.append("named"), real(*paths))  # type: ignore[operator]
+        return lambda *paths: (events.append("named"), real(*paths))
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "link", named(real_link))
@@ -103,7 +103,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(StorageError, match="No space left") as caught:
-        store.create_content_addressed("x/y", chunks(), 10)  # type: ignore[arg-type]
+        store.create_content_addressed("x/y", chunks(), 10)
     assert caught.value.code == "storage-write-failed"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 

@@ -238,7 +238,7 @@ def test_tokenizer_that_does_not_fit(broken: Path) -> None:
 def test_tokenizer_option_without_a_meaning(
     name: EncoderName, folder: str, options: dict[str, object], good: Path
 ) -> None:
-    config = EncoderConfig(str(good / folder), **options)  # type: ignore[arg-type]
+    config = EncoderConfig(str(good / folder), **options)
     assert failure(name, config).code == "tokenizer-option-invalid"
 
 
@@ -257,7 +257,7 @@ def test_token_limit_out_of_range(name: EncoderName, folder: str, limit: int, go
 def test_choice_out_of_range(field: str, value: str, good: Path) -> None:
     choices = {"padding": "none", "compute_dtype": "float32", "storage_dtype": "float16", field: value}
     with pytest.raises(ConfigError) as caught:
-        load_encoder("t5", EncoderConfig(str(good / "t5")), device="cpu", **choices)  # type: ignore[arg-type]
+        load_encoder("t5", EncoderConfig(str(good / "t5")), device="cpu", **choices)
     assert caught.value.code == "option-out-of-range"
 
 

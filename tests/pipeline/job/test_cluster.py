@@ -135,7 +135,7 @@ class Nodes(Cluster):
         object.__setattr__(self, "_nodes", list(nodes))
 
     def nodes(self) -> list[Mapping[str, float]]:
-        return self._nodes  # type: ignore[no-any-return, attr-defined]
+        return self._nodes
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_a_killed_run_of_this_machine_is_dead_at_once(tmp_path: Path) -> None:
 
 def test_a_reused_process_number_is_not_the_process(tmp_path: Path) -> None:
     own = ProcessIdentity.current().to_json()
-    assert not ProcessIdentity(**own).is_gone()  # type: ignore[arg-type]
+    assert not ProcessIdentity(**own).is_gone()
     write_lease(tmp_path, "old", process=own | {"started": "17"})
     with Lease(Store(str(tmp_path)), "new") as lease:
         assert lease.dead == ("runs/old.alive",)
@@ -205,7 +205,7 @@ def race(run_ids: tuple[str, str], schedule: tuple[int, ...], *, calls_a_tick: i
                 granted.discard(index)
 
         store.turn.wait = wait
-        lease = Lease(store, run_ids[index], heartbeat_seconds=1000, stale_after_seconds=3000)  # type: ignore[arg-type]
+        lease = Lease(store, run_ids[index], heartbeat_seconds=1000, stale_after_seconds=3000)
         try:
             lease._acquire()
             winners.append(run_ids[index])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 import schemas
+from pipeline.encode import run
 from pipeline.job.estimate import estimate
 from pipeline.job.finalize import finalize
-from pipeline.job.plan import make_plan, require_columns
+from pipeline.job.plan import make_plan
+from pipeline.presets import PRESETS
 from pipeline.sources import Inputs, list_inputs
 from schemas.ledger import record_path
 from schemas.manifest import Manifest
@@ -133,7 +136,20 @@ def test_finalize_deletes_nothing_when_a_record_is_damaged(dataset: Store, manif
     assert {info.path for info in dataset.list()} == before
 
 
-@pytest.mark.parametrize("columns", [[], ["txt", "txt"]])
-def test_columns_are_named_once(columns: list[str]) -> None:
-    with pytest.raises(schemas.ConfigError, match="columns-invalid"):
-        require_columns(columns)
+@pytest.mark.parametrize("columns", [(), ("txt", "txt"), ("TXT",), ("json.",), ("a/b",), ("../x",)])
+def test_a_wrong_column_is_refused_before_anything_is_made(inputs: Inputs, tmp_path: Path, columns: tuple) -> None:
+    config = dataclasses.replace(
+        PRESETS["demo"][1], input=inputs.store.url, output=str(tmp_path / "new"), columns=columns
+    )
+    with pytest.raises(schemas.ConfigError, match="column-invalid"):
+        run(config)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("field", ["chunk_rows", "part_bytes", "num_workers", "max_attempts", "gpus_per_worker"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_a_number_without_meaning_is_refused(inputs: Inputs, tmp_path: Path, field: str, value: int) -> None:
+    config = dataclasses.replace(PRESETS["demo"][1], input=inputs.store.url, output=str(tmp_path / "new"))
+    with pytest.raises(schemas.ConfigError, match="option-out-of-range"):
+        run(dataclasses.replace(config, **{field: value}))
+    assert not (tmp_path / "new").exists()

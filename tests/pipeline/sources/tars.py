@@ -29,7 +29,7 @@ def captions(scan: TarScan, column: str = "txt") -> dict[str, str | None]:
 
 def damaged_bytes(damage: Reject) -> tuple[int, int]:
     """First byte, and the byte behind the last one, as the message says."""
-    start, stop = re.match(r"bytes (\d+) to (\d+): ", damage.reason).groups()  # type: ignore[union-attr]
+    start, stop = re.match(r"bytes (\d+) to (\d+): ", damage.reason).groups()
     assert damage.offset == int(start)
     return int(start), int(stop)
 

@@ -34,7 +34,7 @@ def s3(endpoint: str) -> Iterator[object]:
 
 def put(client: object, *keys: str, data: bytes = END) -> None:
     for key in keys:
-        client.put_object(Bucket=BUCKET, Key=key, Body=data)  # type: ignore[attr-defined]
+        client.put_object(Bucket=BUCKET, Key=key, Body=data)
 
 
 def shards(url: str) -> list[str]:
