@@ -1,0 +1,141 @@
+"""A chunk in memory: Arrow's buffers as arrays, without a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from schemas.identity import ENCODER_NAMES
+
+
+@dataclass(frozen=True)
+class PlaneColumn:
+    """A column of stored tensors: row i is `planes[k][offsets[i]:offsets[i + 1]]`, most significant plane first."""
+
+    planes: tuple[npt.NDArray[np.uint8], ...]
+    offsets: npt.NDArray[np.int64]
+
+    def row(self, index: int) -> list[npt.NDArray[np.uint8]]:
+        """One row's planes, flat."""
+        start, stop = self.offsets[index], self.offsets[index + 1]
+        return [plane[start:stop] for plane in self.planes]
+
+
+@dataclass(frozen=True)
+class CaptionChunk:
+    """Rows of a caption group.
+
+    Attributes:
+        batch: As decoded.
+        valid: bool [rows]; False where the caption was rejected.
+        hidden: By encoder.
+        pooled: By encoder; the CLIPs'.
+    """
+
+    batch: pa.RecordBatch
+    valid: npt.NDArray[np.bool_]
+    hidden: Mapping[str, PlaneColumn]
+    pooled: Mapping[str, PlaneColumn]
+
+    def key(self, row: int) -> str:
+        """The sample's key."""
+        return str(self.batch.column("key")[row].as_py())
+
+    def caption(self, row: int) -> str | None:
+        """The caption, if there is one."""
+        caption: str | None = self.batch.column("caption")[row].as_py()
+        return caption
+
+
+@dataclass(frozen=True)
+class LatentChunk:
+    """Rows of the latents group.
+
+    Attributes:
+        batch: As decoded.
+        valid: bool [rows]; False where the image was rejected.
+        latents: [C, height / f, width / f] of each row, flat.
+        sizes: int32 [rows, 2], height and width in pixels.
+        original_sizes: int32 [rows, 2], of the source images.
+        crops: int32 [rows, 2], top and left.
+    """
+
+    batch: pa.RecordBatch
+    valid: npt.NDArray[np.bool_]
+    latents: PlaneColumn
+    sizes: npt.NDArray[np.int32]
+    original_sizes: npt.NDArray[np.int32]
+    crops: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class SampleChunk:
+    """The samples of one chunk: captions, and images if the stream has them, row by row of the same samples."""
+
+    captions: CaptionChunk
+    latents: LatentChunk | None
+    num_bytes: int
+
+
+def decoded_captions(batch: pa.RecordBatch) -> CaptionChunk:
+    """A caption group's record batch as arrays."""
+    encoders = {name: batch.column(name) for name in ENCODER_NAMES}
+    hidden = {name: _plane_column(column.field("hidden")) for name, column in encoders.items()}
+    pooled = {
+        name: _plane_column(column.field("pooled"))
+        for name, column in encoders.items()
+        if column.type.get_field_index("pooled") >= 0
+    }
+    return CaptionChunk(batch, _valid(batch.column(ENCODER_NAMES[0])), hidden, pooled)
+
+
+def decoded_latents(batch: pa.RecordBatch) -> LatentChunk:
+    """The latents group's record batch as arrays."""
+    image = batch.column("image")
+
+    def pair(first: str, second: str) -> npt.NDArray[np.int32]:
+        columns = [image.field(name).to_numpy(zero_copy_only=False) for name in (first, second)]
+        return np.stack(columns, axis=1).astype(np.int32, copy=False)
+
+    return LatentChunk(
+        batch,
+        _valid(image),
+        _plane_column(image.field("latents")),
+        pair("height", "width"),
+        pair("original_height", "original_width"),
+        pair("crop_top", "crop_left"),
+    )
+
+
+def sample_chunk(captions: pa.RecordBatch, latents: pa.RecordBatch | None) -> SampleChunk:
+    """The samples of two record batches of the same rows."""
+    num_bytes = captions.nbytes + (0 if latents is None else latents.nbytes)
+    return SampleChunk(decoded_captions(captions), None if latents is None else decoded_latents(latents), num_bytes)
+
+
+def _valid(column: pa.Array) -> npt.NDArray[np.bool_]:
+    return np.asarray(column.is_valid().to_numpy(zero_copy_only=False), bool)
+
+
+def _plane_column(column: pa.StructArray) -> PlaneColumn:
+    arrays = [column.field(index) for index in range(column.type.num_fields)]
+    offsets = [_offsets(array) for array in arrays]
+    # Written together, row by row; a chunk in which planes disagree is not one of ours, and was refused before.
+    assert all(np.array_equal(offsets[0], other) for other in offsets[1:])
+    return PlaneColumn(tuple(_data(array) for array in arrays), offsets[0])
+
+
+def _offsets(array: pa.Array) -> npt.NDArray[np.int64]:
+    buffer = array.buffers()[1]
+    if buffer is None:
+        return np.zeros(len(array) + 1, np.int64)
+    return np.frombuffer(buffer, np.int64)[array.offset : array.offset + len(array) + 1]
+
+
+def _data(array: pa.Array) -> npt.NDArray[np.uint8]:
+    buffer = array.buffers()[2]
+    return np.empty(0, np.uint8) if buffer is None else np.frombuffer(buffer, np.uint8)

@@ -1,0 +1,86 @@
+"""The chunks of all datasets of a run, as the prefetcher asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from schemas.dataset import Dataset
+from trainer.stream.catalog import Catalog, ChunkRef
+from trainer.stream.decode import SampleChunk, sample_chunk
+from trainer.stream.fetch import ChunkFetcher
+from trainer.stream.mixture import GlobalOrder, draw_field
+from trainer.stream.plan import ChunkId
+
+
+@dataclass(frozen=True)
+class StreamedDataset:
+    """One dataset of the run.
+
+    Attributes:
+        dataset: As opened.
+        catalog: Its chunks that are in the stream.
+        fetcher: Reads them.
+    """
+
+    dataset: Dataset
+    catalog: Catalog
+    fetcher: ChunkFetcher
+
+
+class ChunkReader:
+    """A `ChunkSource` over datasets.
+
+    Args:
+        datasets: In the order of the mixture.
+        order: Of all samples.
+        seed: Of the caption draws.
+        caption_weights: One a caption group.
+    """
+
+    def __init__(
+        self, datasets: Sequence[StreamedDataset], order: GlobalOrder, seed: int, caption_weights: Sequence[float]
+    ) -> None:
+        self._datasets = datasets
+        self._order = order
+        self._seed = seed
+        self._caption_weights = caption_weights
+
+    def estimate_bytes(self, chunk: ChunkId) -> int:
+        """Compressed and decoded, since both are there for a while."""
+        stored = int(self._datasets[chunk.dataset].catalog.num_bytes[chunk.chunk])
+        return stored + decoded_bytes(stored)
+
+    def last_position(self, chunk: ChunkId) -> int:
+        """A position at or after the chunk's last row."""
+        return int(self._order.last_position(chunk.dataset, chunk.epoch, np.array([chunk.chunk]))[0])
+
+    def read(self, chunk: ChunkId) -> list[tuple[ChunkRef, pa.Buffer]]:
+        """The chunk's stored bytes: its captions, of the group drawn for this epoch, and its images.
+
+        Raises:
+            EncodeOnceError: They cannot be read, or stay damaged.
+        """
+        streamed = self._datasets[chunk.dataset]
+        group = draw_field(self._seed, chunk.dataset, chunk.epoch, np.array([chunk.chunk]), self._caption_weights)
+        refs = streamed.catalog.refs(chunk.chunk, int(group[0]))
+        return [(ref, streamed.fetcher.fetch(ref)) for ref in refs]
+
+    def decode(self, chunk: ChunkId, data: object) -> SampleChunk:
+        """Decodes what `read` fetched.
+
+        Raises:
+            EncodeOnceError: It does not follow SPEC.md.
+        """
+        assert isinstance(data, list)
+        dataset = self._datasets[chunk.dataset].dataset
+        batches = [dataset.decode_chunk(ref.group, ref.shard, ref.part, ref.chunk, found) for ref, found in data]
+        return sample_chunk(batches[0], batches[1] if len(batches) > 1 else None)
+
+
+def decoded_bytes(stored_bytes: int) -> int:
+    """About what a chunk takes in memory: planes of real hidden states compress to 0.68, padding to less."""
+    return 2 * stored_bytes
