@@ -13,6 +13,8 @@ from schemas.errors import EncodeOnceError
 _USAGE = """usage: python -m pipeline COMMAND ...
 
   encode PRESET     encode the captions of tars with three text encoders, into a dataset (presets: sd3, compact, demo)
+  encode-prompts PRESET
+                    encode a text file of prompts, for sampling and validation images
   prepare-weights   extract the three text towers once, so that a cluster need not download 44 GB a node
   demo-data         write sample caption tars
 
@@ -25,6 +27,13 @@ def _encode(arguments: Sequence[str]) -> int:
 
     config = tyro.extras.overridable_config_cli(PRESETS, args=arguments, prog="python -m pipeline encode")
     return run(config)
+
+
+def _encode_prompts(arguments: Sequence[str]) -> int:
+    from pipeline.encode_prompts import PROMPT_PRESETS, run
+
+    prog = "python -m pipeline encode-prompts"
+    return run(tyro.extras.overridable_config_cli(PROMPT_PRESETS, args=arguments, prog=prog))
 
 
 def _prepare_weights(arguments: Sequence[str]) -> int:
@@ -46,6 +55,7 @@ def _demo_data(arguments: Sequence[str]) -> int:
 # Imports are inside, so that help and errors of one command do not wait for the libraries of another.
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "encode": _encode,
+    "encode-prompts": _encode_prompts,
     "prepare-weights": _prepare_weights,
     "demo-data": _demo_data,
 }

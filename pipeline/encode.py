@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import uuid
 from enum import IntEnum
 
-from pipeline.encoders import EncoderConfig, describe_encoder
+from pipeline.caption_options import caption_identity
 from pipeline.job.dry_run import print_plan
 from pipeline.job.finalize import Totals, finalize
 from pipeline.job.lease import Lease
@@ -14,11 +13,10 @@ from pipeline.job.plan import Plan, make_plan
 from pipeline.job.report import print_summary
 from pipeline.job.run import JobOutcome, run_job
 from pipeline.presets import EncodeConfig, require_positive
-from pipeline.provenance import host_name, library_versions, now
+from pipeline.provenance import host_name, library_versions, new_run_id, now
 from pipeline.sources import Inputs, checked_columns, list_inputs
 from pipeline.windows import default_chunk_rows
 from schemas.documents import seal
-from schemas.identity import ENCODER_NAMES, CaptionIdentity
 from schemas.manifest import Layout, Manifest, Provenance, create_or_require_same
 from schemas.storage import Store
 
@@ -55,7 +53,7 @@ def run(config: EncodeConfig) -> ExitStatus:
             config, make_plan(inputs, dataset, config.columns, retry_quarantined=config.retry_quarantined), inputs
         )
         return ExitStatus.COMPLETE
-    run_id = f"{now().replace(':', '').replace('+0000', 'Z')}-{uuid.uuid4().hex[:8]}"
+    run_id = new_run_id()
     print(f"encode-once: {len(inputs.tars)} tars in {config.input}; checking the encoders ...", flush=True)
     manifest = create_or_require_same(dataset, _manifest(config, run_id))
     with Lease(dataset, run_id) as lease:
@@ -88,30 +86,13 @@ def _status(plan: Plan, outcome: JobOutcome, totals: Totals) -> ExitStatus:
 
 def _manifest(config: EncodeConfig, run_id: str) -> Manifest:
     """What the dataset must be for this run; reads every weight once for its digest."""
-    identities = {
-        name: describe_encoder(
-            name,
-            encoder_config(config, name),
-            padding=config.padding,
-            compute_dtype=config.compute_dtype,
-            storage_dtype=config.storage_dtype,
-        )
-        for name in ENCODER_NAMES
-    }
-    captions = CaptionIdentity(**identities)
+    captions = caption_identity(config)
     chunk_rows = config.chunk_rows if config.chunk_rows is not None else default_chunk_rows(captions)
     return Manifest(
         layout=Layout(container=config.container, chunk_rows=chunk_rows, part_bytes=config.part_bytes),
         captions=captions,
         created=Provenance(run_id=run_id, time=now(), versions=library_versions()),
     )
-
-
-def encoder_config(config: EncodeConfig, name: str) -> EncoderConfig:
-    """What the user said about one encoder."""
-    found = getattr(config, name)
-    assert isinstance(found, EncoderConfig)
-    return found
 
 
 def _save_config(config: EncodeConfig, dataset: Store, run_id: str) -> None:

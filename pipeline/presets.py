@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
 
 import tyro
 
+from pipeline.caption_options import CaptionOptions
 from pipeline.encoders import EncoderConfig
 from schemas.errors import ConfigError
-from schemas.identity import ComputeDtype, Padding, StorageDtype
-from schemas.manifest import Container
 
 
 @dataclass(frozen=True)
-class EncodeConfig:
-    """Encode the captions of tars with three text encoders, once."""
+class _InputAndOutput:
+    """A base of its own: fields of later bases come first, and these are what a person looks for first."""
 
     input: str
     """Caption tars: a folder or bucket URL (searched for *.tar), a glob, or a brace pattern such as
@@ -28,36 +26,10 @@ class EncodeConfig:
     columns: tuple[str, ...] = ("txt",)
     """Caption fields, each its own column group: a member's extension (txt, caption) or json.FIELD."""
 
-    container: Container = "arrow"
-    """Form of the part files: Arrow IPC files, or tars that WebDataset readers open."""
 
-    clip_l: EncoderConfig = EncoderConfig(source="openai/clip-vit-large-patch14")
-    """CLIP-L/14."""
-
-    clip_g: EncoderConfig = EncoderConfig(source="laion/CLIP-ViT-bigG-14-laion2B-39B-b160k")
-    """OpenCLIP bigG/14."""
-
-    t5: EncoderConfig = EncoderConfig(source="google/t5-v1_1-xxl")
-    """The encoder of T5-v1.1-XXL."""
-
-    padding: Padding = "max_length"
-    """max_length: every caption padded to max-tokens, no attention mask, pad rows stored, as Stable Diffusion 3 was
-    trained. none: masked to the real tokens, only these stored."""
-
-    compute_dtype: ComputeDtype = "bfloat16"
-    """What the encoders compute in. Part of the identity."""
-
-    storage_dtype: StorageDtype = "bfloat16"
-    """What is stored. Part of the identity."""
-
-    chunk_rows: int | None = None
-    """Rows of a chunk, a constant of the dataset. Default: what makes a chunk 16 to 32 MiB raw."""
-
-    part_bytes: int = 64 * 1024**2
-    """Bytes a part file may have, a constant of the dataset. A worker holds one part in memory while it is built."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the encoders run. auto: GPUs if the cluster has any."""
+@dataclass(frozen=True)
+class EncodeConfig(CaptionOptions, _InputAndOutput):
+    """Encode the captions of tars with three text encoders, once."""
 
     num_workers: int | None = None
     """Workers at a time. Default: one a GPU; on the CPU one for every four cores."""
@@ -68,9 +40,6 @@ class EncodeConfig:
     ray_address: str | None = None
     """Address of a running Ray cluster: "auto" on one of its machines, or host:6379. Default: what RAY_ADDRESS says
     (`ray job submit` sets it), otherwise Ray on this machine only."""
-
-    batch_tokens: int | None = None
-    """Bound on the tokens of a batch, padding included. Default: 32768 on a GPU, 1024 on the CPU."""
 
     max_attempts: int = 3
     """A shard that fails so often is quarantined, and the job goes on."""
@@ -99,14 +68,14 @@ _POSITIVE = (
 )
 
 
-def require_positive(config: EncodeConfig) -> None:
+def require_positive(config: CaptionOptions) -> None:
     """Refuses numbers that mean nothing; an option that is left to its default (None) is fine.
 
     Raises:
         ConfigError: Code `option-out-of-range`.
     """
     for field in _POSITIVE:
-        value = getattr(config, field)
+        value = getattr(config, field, None)
         if value is not None and not value > 0:
             raise ConfigError(
                 "option-out-of-range",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import platform
 import socket
+import uuid
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
 _PACKAGES = (
     "encode-once",
     "torch",
+    "diffusers",
+    "pillow",
     "transformers",
     "open_clip_torch",
     "tokenizers",
@@ -41,3 +44,8 @@ def host_name() -> str:
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def new_run_id() -> str:
+    """A name for a run that sorts by time and is like no other."""
+    return f"{now().replace(':', '').replace('+0000', 'Z')}-{uuid.uuid4().hex[:8]}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.sources import TarScan
+from pipeline.group_encoder import Samples
 from pipeline.tokenizers import CaptionTokenizer, TokenizedCaptions
 from schemas.identity import ENCODER_NAMES, CaptionIdentity
 from schemas.manifest import Manifest
@@ -62,18 +62,18 @@ def window_rows(manifest: Manifest, window_bytes: int) -> int:
 
 
 def read_windows(
-    scan: TarScan, column: str, num_rows: int, tokenizers: Mapping[str, CaptionTokenizer]
+    samples: Samples, group: str, num_rows: int, tokenizers: Mapping[str, CaptionTokenizer]
 ) -> Iterator[Window]:
     """Reads and tokenizes a shard's captions.
 
     Args:
-        scan: The tar.
-        column: Which captions.
+        samples: Of the shard.
+        group: Which captions.
         num_rows: Rows of a window.
         tokenizers: By encoder.
     """
-    for start in range(0, len(scan.keys), num_rows):
-        keys = scan.keys[start : start + num_rows]
-        captions = scan.captions(column, start, start + len(keys))
+    for start in range(0, len(samples.keys), num_rows):
+        keys = samples.keys[start : start + num_rows]
+        captions = samples.captions(group, start, start + len(keys))
         distinct = list(dict.fromkeys(caption for caption in captions if caption is not None))
         yield Window(keys, captions, distinct, {name: tokenizers[name](distinct) for name in ENCODER_NAMES})

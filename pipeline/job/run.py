@@ -125,7 +125,7 @@ def _order(
 ) -> WorkerOrder:
     settings = _GPU_SETTINGS if device == "cuda" else _CPU_SETTINGS
     if config.batch_tokens is not None:
-        settings = EngineSettings(config.batch_tokens, settings.window_bytes, settings.repeated_bytes)
+        settings = dataclasses.replace(settings, batch_tokens=config.batch_tokens)
     return WorkerOrder(
         inputs=inputs.store,
         dataset=dataset,

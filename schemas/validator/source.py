@@ -43,7 +43,8 @@ def check_source(record: LedgerRecord, keys: Sequence[str], findings: Findings) 
         Whether the tar was counted.
     """
     path, source = record_path(record.group, record.shard), record.source
-    if source.damage:
+    # Prompts come from a text file.
+    if source.damage or not source.url.endswith(".tar"):
         return False
     folder, slash, name = source.url.rpartition("/")
     try:

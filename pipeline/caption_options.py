@@ -1,0 +1,75 @@
+"""How captions are encoded and stored: what every command that encodes captions can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.encoders import EncoderConfig, describe_encoder
+from schemas.identity import ENCODER_NAMES, CaptionIdentity, ComputeDtype, Padding, StorageDtype
+from schemas.manifest import Container
+
+
+@dataclass(frozen=True)
+class CaptionOptions:
+    """Encoders, what is stored of them, and where they run."""
+
+    container: Container = "arrow"
+    """Form of the part files: Arrow IPC files, or tars that WebDataset readers open."""
+
+    clip_l: EncoderConfig = EncoderConfig(source="openai/clip-vit-large-patch14")
+    """CLIP-L/14."""
+
+    clip_g: EncoderConfig = EncoderConfig(source="laion/CLIP-ViT-bigG-14-laion2B-39B-b160k")
+    """OpenCLIP bigG/14."""
+
+    t5: EncoderConfig = EncoderConfig(source="google/t5-v1_1-xxl")
+    """The encoder of T5-v1.1-XXL."""
+
+    padding: Padding = "max_length"
+    """max_length: every caption padded to max-tokens, no attention mask, pad rows stored, as Stable Diffusion 3 was
+    trained. none: masked to the real tokens, only these stored."""
+
+    compute_dtype: ComputeDtype = "bfloat16"
+    """What the encoders compute in. Part of the identity."""
+
+    storage_dtype: StorageDtype = "bfloat16"
+    """What is stored. Part of the identity."""
+
+    chunk_rows: int | None = None
+    """Rows of a chunk, a constant of the dataset. Default: what makes a chunk 16 to 32 MiB raw."""
+
+    part_bytes: int = 64 * 1024**2
+    """Bytes a part file may have, a constant of the dataset. A worker holds one part in memory while it is built."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the encoders run. auto: a GPU if there is one."""
+
+    batch_tokens: int | None = None
+    """Bound on the tokens of a batch, padding included. Default: 32768 on a GPU, 1024 on the CPU."""
+
+
+def encoder_config(options: CaptionOptions, name: str) -> EncoderConfig:
+    """What the user said about one encoder."""
+    found = getattr(options, name)
+    assert isinstance(found, EncoderConfig)
+    return found
+
+
+def caption_identity(options: CaptionOptions) -> CaptionIdentity:
+    """What captions encoded with these options are; reads every weight once for its digest.
+
+    Raises:
+        ConfigError: An encoder cannot be found or used.
+    """
+    identities = {
+        name: describe_encoder(
+            name,
+            encoder_config(options, name),
+            padding=options.padding,
+            compute_dtype=options.compute_dtype,
+            storage_dtype=options.storage_dtype,
+        )
+        for name in ENCODER_NAMES
+    }
+    return CaptionIdentity(**identities)

@@ -1,0 +1,17 @@
+"""How a worker uses its machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How a worker uses its machine. None of it changes a stored value beyond rounding."""
+
+    batch_tokens: int = 1024
+    """Bound on a batch's tokens, padding included."""
+    window_bytes: int = 32 * 1024**2
+    """Raw output bytes of the rows that are sorted and encoded together; about three windows are in memory at once."""
+    repeated_bytes: int = 64 * 1024**2
+    """Bound on the outputs kept for captions that come again later in the shard."""
