@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 import schemas
-from schemas.identity import ENCODER_NAMES
 from tests.checkpoints import AWKWARD_CAPTIONS, small_clip, small_t5, write_sd3
 from tests.integration.commands import run
 from tests.pipeline.encoders.test_sd3_parity import T5_WIDTH, reference
 from tests.pipeline.encoding import write_tar
+from trainer.conditioning import assemble
 
 # What a tar can hold as text is what a user wrote, but for a byte order mark.
 CAPTIONS = list(AWKWARD_CAPTIONS)
@@ -32,12 +30,9 @@ def test_a_dataset_equals_encode_prompt(tmp_path: Path) -> None:
 
     rows = list(schemas.open_dataset(str(dataset)).rows("txt"))
     assert [row.caption for row in rows] == CAPTIONS
-    hidden = {name: torch.from_numpy(np.stack([row[name].hidden for row in rows])) for name in ENCODER_NAMES}
-    clip = torch.cat([hidden["clip_l"], hidden["clip_g"]], dim=-1)
-    embeds = torch.cat([torch.nn.functional.pad(clip, (0, T5_WIDTH - clip.shape[-1])), hidden["t5"]], dim=1)
-    pooled = torch.from_numpy(np.stack([np.concatenate([row["clip_l"].pooled, row["clip_g"].pooled]) for row in rows]))
+    found = assemble(rows, schemas.open_dataset(str(dataset)).manifest.captions)
 
     expected_embeds, expected_pooled = reference(sd3, max_tokens=256)
-    assert embeds.shape == expected_embeds.shape
-    assert (embeds - expected_embeds).abs().max() <= 1e-4
-    assert (pooled - expected_pooled).abs().max() <= 1e-4
+    assert found.prompt_embeds.shape == expected_embeds.shape
+    assert (found.prompt_embeds - expected_embeds).abs().max() <= 1e-4
+    assert (found.pooled_prompt_embeds - expected_pooled).abs().max() <= 1e-4
