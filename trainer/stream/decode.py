@@ -14,14 +14,19 @@ from schemas.identity import ENCODER_NAMES
 
 @dataclass(frozen=True)
 class PlaneColumn:
-    """A column of stored tensors: row i is `planes[k][offsets[i]:offsets[i + 1]]`, most significant plane first."""
+    """A column of stored tensors: row i is `planes[k][offsets[k][i]:offsets[k][i + 1]]`.
+
+    Attributes:
+        planes: Most significant first.
+        offsets: int64 [rows + 1], one for each plane; all the same in a chunk that follows SPEC.md.
+    """
 
     planes: tuple[npt.NDArray[np.uint8], ...]
-    offsets: npt.NDArray[np.int64]
+    offsets: tuple[npt.NDArray[np.int64], ...]
 
     def row(self, index: int) -> list[npt.NDArray[np.uint8]]:
         """One row's planes, flat."""
-        start, stop = self.offsets[index], self.offsets[index + 1]
+        start, stop = self.offsets[0][index], self.offsets[0][index + 1]
         return [plane[start:stop] for plane in self.planes]
 
 
@@ -123,10 +128,7 @@ def _valid(column: pa.Array) -> npt.NDArray[np.bool_]:
 
 def _plane_column(column: pa.StructArray) -> PlaneColumn:
     arrays = [column.field(index) for index in range(column.type.num_fields)]
-    offsets = [_offsets(array) for array in arrays]
-    # Written together, row by row; a chunk in which planes disagree is not one of ours, and was refused before.
-    assert all(np.array_equal(offsets[0], other) for other in offsets[1:])
-    return PlaneColumn(tuple(_data(array) for array in arrays), offsets[0])
+    return PlaneColumn(tuple(_data(array) for array in arrays), tuple(_offsets(array) for array in arrays))
 
 
 def _offsets(array: pa.Array) -> npt.NDArray[np.int64]:

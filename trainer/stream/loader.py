@@ -129,9 +129,7 @@ class StreamLoader:
             stagings.put(Staging(self.layout, self._share.batch_size, pin=pin))
         self._stagings = stagings
         assembler = None if on_device else HostAssembler(self.layout, self._share.batch_size, self._empty)
-        maker = BatchMaker(
-            self._seed, self._conditioning.dropout, self.latent_identity, assembler, stagings, pin=pin
-        )
+        maker = BatchMaker(self._seed, self._conditioning.dropout, self.latent_identity, assembler, stagings, pin=pin)
         weights = self.config.caption_weights or (1.0,) * len(self.config.captions)
         reader = ChunkReader(self.datasets, self.order, self._seed, weights)
         plan = planned_batches(self.order, self._share, self.position, self._stop)

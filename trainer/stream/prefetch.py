@@ -1,8 +1,8 @@
 """Chunks are read and decoded ahead of the batches that need them, batches assembled ahead of the steps.
 
 One thread walks the plan: it admits chunks in the order in which they are first needed, as long as the memory budget
-lasts, and lets them go when their last row has been planned. Reading, decoding and assembling have threads of their own;
-the heavy part of each runs without Python's lock. Batches come out in order.
+lasts, and lets them go when their last row has been planned. Reading, decoding and assembling have threads of their
+own; the heavy part of each runs without Python's lock. Batches come out in order.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Host batches onto the training device, beside the step that is running.
 
-On a GPU a thread of its own uploads and merges on a side stream, so that the next batch is ready before the step ends; the
-step only waits for an event. On the CPU there is nothing to upload and the batch is handed on.
+On a GPU a thread of its own uploads and merges on a side stream, so that the next batch is ready before the step ends;
+the step only waits for an event. On the CPU there is nothing to upload and the batch is handed on.
 """
 
 from __future__ import annotations
