@@ -3,7 +3,7 @@
 SPEC.md beside this file is normative. Needs neither torch nor ray.
 """
 
-from schemas.dataset import Dataset, EncodedCaption, Row, open_dataset
+from schemas.dataset import Dataset, EncodedCaption, LatentRow, Row, open_dataset
 from schemas.errors import (
     ConfigError,
     ContractError,
@@ -24,6 +24,7 @@ __all__ = [
     "EncodeOnceError",
     "EncodedCaption",
     "IdentityMismatchError",
+    "LatentRow",
     "MissingObjectError",
     "Row",
     "StorageError",

@@ -37,13 +37,17 @@ def caption_schema(manifest: Manifest, group: str, shard: str) -> pa.Schema:
         pa.field("caption", pa.large_string()),
         *(pa.field(name, encoder_type(manifest.captions.encoder(name))) for name in ENCODER_NAMES),
     ]
-    metadata = {
+    return pa.schema(columns, metadata=part_metadata(group, shard, manifest.identity_sha256))
+
+
+def part_metadata(group: str, shard: str, identity_sha256: str) -> dict[str, str]:
+    """Whose a part is, stated in its schema, so that one that was moved to another name is found."""
+    return {
         "encode_once.format_version": str(FORMAT_VERSION),
         "encode_once.group": group,
         "encode_once.shard": shard,
-        "encode_once.identity_sha256": manifest.identity_sha256,
+        "encode_once.identity_sha256": identity_sha256,
     }
-    return pa.schema(columns, metadata=metadata)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ footer is there for everybody else's tools.
 from __future__ import annotations
 
 import io
+import mmap
+from typing import TypeAlias
 
 import pyarrow as pa
 from pyarrow import ipc
@@ -15,6 +17,9 @@ from schemas.errors import DamagedDataError
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError, LookupError, EOFError, OverflowError, StopIteration)
 """What pyarrow raises for bytes that are not Arrow's: EOFError for none, StopIteration for a stream without a batch."""
+
+ChunkData: TypeAlias = bytes | bytearray | memoryview | mmap.mmap | pa.Buffer
+"""A chunk's bytes, in whatever holds them."""
 
 _MAGIC_BYTES = 8  # "ARROW1" and two bytes of padding, before the schema message
 
@@ -58,8 +63,8 @@ class ArrowPartBuilder:
         return data
 
 
-def read_arrow_chunk(data: bytes, schema: pa.Schema, *, where: str) -> pa.RecordBatch:
-    """Decodes one chunk.
+def read_arrow_chunk(data: ChunkData, schema: pa.Schema, *, where: str) -> pa.RecordBatch:
+    """Decodes one chunk, without a copy of `data` where that is not compressed.
 
     Raises:
         DamagedDataError: The bytes are not a record batch of this schema.

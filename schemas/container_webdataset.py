@@ -13,8 +13,7 @@ import tarfile
 import pyarrow as pa
 from pyarrow import ipc
 
-from schemas.container_arrow import UNREADABLE, undecodable, write_options
-from schemas.identity import ENCODER_NAMES
+from schemas.container_arrow import UNREADABLE, ChunkData, undecodable, write_options
 
 END_OF_ARCHIVE = b"\0" * 1024
 """How a part ends: two zero blocks."""
@@ -54,7 +53,7 @@ class WebDatasetPartBuilder:
         return sink.getvalue()
 
 
-def read_webdataset_chunk(data: bytes, schema: pa.Schema, *, where: str) -> pa.RecordBatch:
+def read_webdataset_chunk(data: ChunkData, schema: pa.Schema, *, where: str) -> pa.RecordBatch:
     """Decodes one chunk.
 
     Raises:
@@ -121,11 +120,14 @@ def member_names(key: str, group: str) -> tuple[str, str]:
 
 
 def readable_part(row: pa.RecordBatch) -> bytes:
-    """The content of a row's `.json` member; `row` is a batch of one."""
-    readable: dict[str, object] = {name: row.column(name)[0].as_py() for name in ("key", "caption")}
-    for name in ENCODER_NAMES:
-        cell = row.column(name)[0]
-        readable[name] = (
-            {field: cell[field].as_py() for field in ("num_tokens", "truncated")} if cell.is_valid else None
-        )
+    """The content of a row's `.json` member: all but the tensors. `row` is a batch of one."""
+    readable = {}
+    for field in row.schema:
+        cell = row.column(field.name)[0]
+        if not pa.types.is_struct(field.type):
+            readable[field.name] = cell.as_py()
+            continue
+        names = [inner.name for inner in field.type if pa.types.is_primitive(inner.type)]
+        if names:
+            readable[field.name] = {name: cell[name].as_py() for name in names} if cell.is_valid else None
     return json.dumps(readable, ensure_ascii=False, sort_keys=True).encode()

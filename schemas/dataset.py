@@ -7,89 +7,27 @@ read, checked against the ledger before a byte of it is used.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from schemas.arrow_schema import caption_schema
+from schemas.container_arrow import ChunkData
 from schemas.errors import ContractError
-from schemas.identity import ENCODER_NAMES, EncoderIdentity
+from schemas.group_schema import group_schema, manifest_path, require_manifest
 from schemas.index import INDEX_PATH, load_index, read_ledger
+from schemas.latent_manifest import LATENTS_GROUP, LatentManifest, read_manifests
 from schemas.ledger import Chunk, LedgerRecord, Part, load_record, part_path, record_path
-from schemas.manifest import Manifest, read_manifest
+from schemas.manifest import LATENT_MANIFEST_PATH, MANIFEST_PATH, Layout, Manifest
 from schemas.parts import check_chunk, read_chunk
-from schemas.planes import merge_planes, row_planes
+from schemas.row import EncodedCaption, LatentRow, Row
 from schemas.storage import Store
 
+__all__ = ["Dataset", "EncodedCaption", "LatentRow", "Row", "open_dataset", "require_manifest_identity"]
 
-@dataclass(frozen=True)
-class EncodedCaption:
-    """What one encoder made of one caption.
+_T = TypeVar("_T")
 
-    Attributes:
-        hidden: [T, D] in the storage dtype; T is `max_tokens` under padding "max_length", `num_tokens` under "none".
-        pooled: [P], the projected state at EOS; None for T5.
-        eos: [D], the final-norm state at EOS before projection; None for T5.
-        num_tokens: Real tokens, begin and end tokens included.
-        truncated: Whether tokens were cut to fit `max_tokens`.
-    """
-
-    hidden: npt.NDArray[np.generic]
-    pooled: npt.NDArray[np.generic] | None
-    eos: npt.NDArray[np.generic] | None
-    num_tokens: int
-    truncated: bool
-
-
-class Row:
-    """One sample of one column group. Tensors are decoded when they are asked for."""
-
-    def __init__(self, batch: pa.RecordBatch, index: int, manifest: Manifest) -> None:
-        self._batch = batch
-        self._index = index
-        self._manifest = manifest
-
-    @property
-    def key(self) -> str:
-        """The sample's key: its path in the tar up to the first dot of the base name."""
-        return str(self._batch.column("key")[self._index].as_py())
-
-    @property
-    def caption(self) -> str | None:
-        """The caption as it stood in the tar; None where it could not be read."""
-        caption: str | None = self._batch.column("caption")[self._index].as_py()
-        return caption
-
-    @property
-    def is_null(self) -> bool:
-        """Whether the row only holds a place: its input is in the rejects."""
-        return not self._batch.column(ENCODER_NAMES[0])[self._index].is_valid
-
-    def __getitem__(self, encoder: str) -> EncodedCaption:
-        """What `encoder` ("clip_l", "clip_g" or "t5") made of the caption.
-
-        Raises:
-            KeyError: No such encoder.
-            ContractError: The row is null.
-        """
-        if encoder not in ENCODER_NAMES:
-            raise KeyError(f"{encoder!r} is not one of {', '.join(ENCODER_NAMES)}")
-        column = self._batch.column(encoder)
-        if not column[self._index].is_valid:
-            raise ContractError(
-                "row-null",
-                where=f"row {self.key!r}",
-                expected="a row that was encoded",
-                actual="a null row: the input is in the shard's rejects",
-                remedy="check row.is_null first",
-            )
-        return _decode(column, self._index, self._manifest.captions.encoder(encoder))
-
-    def __repr__(self) -> str:
-        return f"Row(key={self.key!r}, caption={self.caption!r})"
+_REMEMBERED = 4096
+"""Records and schemas kept parsed. A dataset may have a million of them; a reader has a few shards in use."""
 
 
 class Dataset:
@@ -102,15 +40,18 @@ class Dataset:
 
     Raises:
         MissingObjectError: No dataset there.
-        DamagedDataError, ContractError: Its manifest or index is damaged or of another version.
+        DamagedDataError, ContractError: A manifest or the index is damaged or of another version, or the manifests of
+            captions and latents have different layouts.
     """
 
     def __init__(self, url: str, source: Literal["auto", "index", "ledger"] = "auto") -> None:
         self.store = Store(url)
-        self.manifest = read_manifest(self.store)
+        self.manifests = read_manifests(self.store)
         self._num_rows: dict[str, dict[str, int]] = {}
         self._stored_records: dict[tuple[str, str], bytes | pa.Scalar] = {}
         self._records: dict[tuple[str, str], LedgerRecord] = {}
+        self._schemas: dict[tuple[str, str], pa.Schema] = {}
+        self._identities: dict[str, str] = {}
         if source == "index" or (source == "auto" and self.store.head(INDEX_PATH) is not None):
             self._open_index()
         else:
@@ -130,6 +71,32 @@ class Dataset:
         self._stored_records.update(sorted(read_ledger(self.store).items()))
         for group, shard in self._stored_records:
             self._num_rows.setdefault(group, {})[shard] = self.record(group, shard).num_rows
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of the captions.
+
+        Raises:
+            ContractError: The dataset has none, only latents.
+        """
+        if self.manifests.captions is None:
+            raise _no_captions(self.store)
+        return self.manifests.captions
+
+    @property
+    def latents(self) -> LatentManifest | None:
+        """The manifest of the image latents; None if the dataset has none."""
+        return self.manifests.latents
+
+    @property
+    def layout(self) -> Layout:
+        """The layout of all groups."""
+        return self.manifests.layout
+
+    @property
+    def caption_groups(self) -> tuple[str, ...]:
+        """The column groups but for the latents, sorted."""
+        return tuple(group for group in self.groups if group != LATENTS_GROUP)
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -152,16 +119,17 @@ class Dataset:
             DamagedDataError: The record is not what was written.
         """
         name = (group, shard)
-        if name not in self._records:
+        record = self._records.get(name)
+        if record is None:
             stored = self._stored_records.get(name)
             if stored is None:
                 raise _not_committed(self.store, group, shard)
             data = stored if isinstance(stored, bytes) else stored.as_py()
             where = self.store.locate(record_path(group, shard))
             record = load_record(data, where=where)
-            require_manifest_identity(record, self.manifest, where=where)
-            self._records[name] = record
-        return self._records[name]
+            require_manifest_identity(record, self._identity(group), where=where)
+            _remember(self._records, name, record)
+        return record
 
     def read_chunk(self, group: str, shard: str, chunk: int) -> pa.RecordBatch:
         """One chunk, with one ranged read, its checksum verified.
@@ -181,29 +149,23 @@ class Dataset:
             raise IndexError(f"shard {shard!r} has {len(chunks)} chunks in group {group!r}, not {chunk + 1}")
         return self._read(group, shard, *chunks[chunk])
 
-    def rows(self, group: str, shard: str | None = None) -> Iterator[Row]:
-        """The rows of a group, shards by name, rows in the order of their tar. Null rows are yielded too.
+    def decode_chunk(self, group: str, shard: str, part: Part, chunk: Chunk, data: ChunkData) -> pa.RecordBatch:
+        """Decodes a chunk that the caller has fetched, its checksum verified. Threads may call it at the same time.
 
         Args:
             group: Column group.
-            shard: Only this shard's.
+            shard: Shard name.
+            part: The part that the chunk is of.
+            chunk: Its entry in the ledger.
+            data: Its bytes, in any buffer; what is stored uncompressed is not copied, so the buffer must stay as it is.
 
         Raises:
-            As `read_chunk`.
+            DamagedDataError: It is not what was written.
+            ContractError: It is of another number of rows than its record says.
         """
-        for name in self.shards(group) if shard is None else (shard,):
-            for part, chunk in self.record(group, name).chunks():
-                batch = self._read(group, name, part, chunk)
-                for index in range(batch.num_rows):
-                    yield Row(batch, index, self.manifest)
-
-    def _read(self, group: str, shard: str, part: Part, chunk: Chunk) -> pa.RecordBatch:
-        path = part_path(shard, part.name)
-        where = f"{self.store.locate(path)} at byte {chunk.offset}"
-        data = self.store.get_range(path, chunk.offset, chunk.num_bytes)
+        where = f"{self.store.locate(part_path(shard, part.name))} at byte {chunk.offset}"
         check_chunk(data, chunk, where=where)
-        schema = caption_schema(self.manifest, group, shard)
-        batch = read_chunk(data, self.manifest.layout.container, schema, where=where)
+        batch = read_chunk(data, self.layout.container, self._schema(group, shard), where=where)
         if batch.num_rows != chunk.num_rows:
             raise ContractError(
                 "chunk-rows",
@@ -213,6 +175,60 @@ class Dataset:
                 remedy="delete the part and the shard's ledger record, and encode it again",
             )
         return batch
+
+    def rows(self, group: str, shard: str | None = None) -> Iterator[Row]:
+        """The rows of a caption group, shards by name, rows in the order of their tar. Null rows are yielded too.
+
+        Args:
+            group: Column group; for that of the latents see `latent_rows`.
+            shard: Only this shard's.
+
+        Raises:
+            ContractError: The group is that of the latents; or as `read_chunk`.
+            MissingObjectError, StorageError, DamagedDataError: As `read_chunk`.
+        """
+        if group == LATENTS_GROUP:
+            raise _not_captions(self.store)
+        for batch in self._batches(group, shard):
+            for index in range(batch.num_rows):
+                yield Row(batch, index, self.manifest)
+
+    def latent_rows(self, shard: str | None = None) -> Iterator[LatentRow]:
+        """The rows of the group `latents`, shards by name, rows in the order of their tar. Null rows are yielded too.
+
+        Args:
+            shard: Only this shard's.
+
+        Raises:
+            As `read_chunk`.
+        """
+        for batch in self._batches(LATENTS_GROUP, shard):
+            assert self.latents is not None
+            for index in range(batch.num_rows):
+                yield LatentRow(batch, index, self.latents)
+
+    def _batches(self, group: str, shard: str | None) -> Iterator[pa.RecordBatch]:
+        for name in self.shards(group) if shard is None else (shard,):
+            for part, chunk in self.record(group, name).chunks():
+                yield self._read(group, name, part, chunk)
+
+    def _read(self, group: str, shard: str, part: Part, chunk: Chunk) -> pa.RecordBatch:
+        data = self.store.get_range(part_path(shard, part.name), chunk.offset, chunk.num_bytes)
+        return self.decode_chunk(group, shard, part, chunk, data)
+
+    def _schema(self, group: str, shard: str) -> pa.Schema:
+        schema = self._schemas.get((group, shard))
+        if schema is None:
+            schema = group_schema(self.manifests, group, shard, where=self.store.url)
+            _remember(self._schemas, (group, shard), schema)
+        return schema
+
+    def _identity(self, group: str) -> str:
+        path = manifest_path(group)
+        if path not in self._identities:
+            manifest = require_manifest(self.manifests, group, where=self.store.url)
+            self._identities[path] = manifest.identity_sha256
+        return self._identities[path]
 
     def _shards(self, group: str) -> dict[str, int]:
         if group not in self._num_rows:
@@ -225,33 +241,45 @@ def open_dataset(url: str, source: Literal["auto", "index", "ledger"] = "auto") 
     return Dataset(url, source)
 
 
-def require_manifest_identity(record: LedgerRecord, manifest: Manifest, *, where: str) -> None:
+def require_manifest_identity(record: LedgerRecord, identity_sha256: str, *, where: str) -> None:
     """Refuses a record of another identity than its dataset.
 
     Raises:
         ContractError: The digests differ.
     """
-    if record.identity_sha256 != manifest.identity_sha256:
+    if record.identity_sha256 != identity_sha256:
         raise ContractError(
             "record-identity",
             where=where,
-            expected=f"identity {manifest.identity_sha256[:16]}... of the manifest",
+            expected=f"identity {identity_sha256[:16]}... of the manifest",
             actual=f"identity {record.identity_sha256[:16]}...",
             remedy="two encodings are mixed: delete the record and encode the shard again with the dataset's options",
         )
 
 
-def _decode(column: pa.StructArray, row: int, identity: EncoderIdentity) -> EncodedCaption:
-    def tensor(name: str) -> npt.NDArray[np.generic]:
-        return merge_planes(row_planes(column.field(name), row), identity.storage_dtype)
+def _remember(cache: dict[tuple[str, str], _T], name: tuple[str, str], value: _T) -> None:
+    if len(cache) >= _REMEMBERED:
+        cache.clear()
+    cache[name] = value
 
-    has_pooled = identity.pooled_size is not None
-    return EncodedCaption(
-        hidden=tensor("hidden").reshape(-1, identity.hidden_size),
-        pooled=tensor("pooled") if has_pooled else None,
-        eos=tensor("eos") if has_pooled else None,
-        num_tokens=column.field("num_tokens")[row].as_py(),
-        truncated=column.field("truncated")[row].as_py(),
+
+def _no_captions(store: Store) -> ContractError:
+    return ContractError(
+        "manifest-missing",
+        where=store.locate(MANIFEST_PATH),
+        expected="a dataset with captions",
+        actual=f"no {MANIFEST_PATH}, only {LATENT_MANIFEST_PATH}: it holds image latents alone",
+        remedy="encode the captions into it, or open the dataset that has them",
+    )
+
+
+def _not_captions(store: Store) -> ContractError:
+    return ContractError(
+        "not-captions",
+        where=store.url,
+        expected="a caption group",
+        actual=f"group {LATENTS_GROUP!r}, which holds image latents",
+        remedy="read it with latent_rows()",
     )
 
 

@@ -7,9 +7,9 @@ encodings cannot be told from a good one by looking at it.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from schemas.errors import IdentityMismatchError
 
@@ -19,6 +19,8 @@ ENCODER_NAMES: tuple[EncoderName, ...] = ("clip_l", "clip_g", "t5")
 Padding = Literal["max_length", "none"]
 ComputeDtype = Literal["float32", "bfloat16"]
 StorageDtype = Literal["float32", "float16", "bfloat16"]
+LatentStorageDtype = Literal["float32", "float16", "bfloat16", "uint8"]
+LatentKind = Literal["autoencoder_kl", "pixels"]
 
 
 class EncoderIdentity(BaseModel):
@@ -60,6 +62,54 @@ class CaptionIdentity(BaseModel):
         found = getattr(self, name)
         assert isinstance(found, EncoderIdentity)
         return found
+
+
+class LatentIdentity(BaseModel):
+    """What made the `latents` group out of images, exactly."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: LatentKind = Field(description="an autoencoder's latents, or the cropped pixels themselves")
+    source: str = Field(description="Hugging Face id or folder of the autoencoder, as the user gave it; 'pixels'")
+    revision: str | None = Field(description="commit of the source where it has one")
+    weights_sha256: str | None = Field(pattern="^[0-9a-f]{64}$", description="digest of its tensors; None for pixels")
+    architecture: dict[str, Any] = Field(description="the numbers of the autoencoder's config; {} for pixels")
+    num_channels: int = Field(gt=0, description="of a stored tensor: 16 for SD3's autoencoder, 3 for pixels")
+    downscale_factor: int = Field(gt=0, description="px of the image a side of a stored value: 8; 1 for pixels")
+    shift_factor: float = Field(allow_inf_nan=False, description="stored = (z - shift_factor) * scaling_factor")
+    scaling_factor: float = Field(allow_inf_nan=False, gt=0)
+    posterior: Literal["mode"] | None = Field(description="what of the posterior is stored; None for pixels")
+    resolution: int = Field(gt=0, description="px; every bucket has about resolution x resolution px")
+    crop: Literal["center", "buckets"] = Field(description="one square, or the bucket nearest in aspect ratio")
+    buckets: tuple[tuple[int, int], ...] = Field(min_length=1, description="(height, width) px that occur")
+    resample: str = Field(description="filter the image is resized with, e.g. 'lanczos'")
+    compute_dtype: ComputeDtype
+    storage_dtype: LatentStorageDtype
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> LatentIdentity:
+        if self.kind == "pixels":
+            fixed = (self.num_channels, self.downscale_factor, self.shift_factor, self.scaling_factor)
+            if fixed != (3, 1, 0.0, 1.0) or self.storage_dtype != "uint8":
+                raise ValueError("pixels are 3 channels of uint8, with factors 1, 0.0 and 1.0")
+            if (self.weights_sha256, self.posterior, self.architecture) != (None, None, {}):
+                raise ValueError("pixels have neither weights nor posterior nor architecture")
+        elif self.storage_dtype == "uint8" or self.weights_sha256 is None or self.posterior is None:
+            raise ValueError("an autoencoder's latents are floats, and have weights and a posterior")
+        if len(set(self.buckets)) < len(self.buckets) or (self.crop == "center" and len(self.buckets) > 1):
+            raise ValueError(f"each bucket once, and a single one for a center crop, not {self.buckets}")
+        if any(side <= 0 or side % self.downscale_factor for bucket in self.buckets for side in bucket):
+            raise ValueError(f"sides of buckets are multiples of {self.downscale_factor} px, not {self.buckets}")
+        return self
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Shape [C, h, w] of the tensor stored for an image of a bucket.
+
+        Args:
+            height: Of the bucket, px.
+            width: Of the bucket, px.
+        """
+        return self.num_channels, height // self.downscale_factor, width // self.downscale_factor
 
 
 def differences(expected: BaseModel, actual: BaseModel) -> list[str]:

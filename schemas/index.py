@@ -22,14 +22,23 @@ from schemas.storage import Store
 
 INDEX_PATH = "index.arrow"
 
+IDENTITY_KEY = b"encode_once.identity_sha256"
+LATENTS_IDENTITY_KEY = b"encode_once.latents_identity_sha256"
 _DIGEST_KEY = b"encode_once.sha256"
 _NO_DIGEST = b"sha256 of this file with this text in the digest's place".ljust(64, b".")
 _ROWS_PER_BATCH = 1024
 _LEDGER_READERS = 32
 
 
-def index_schema(identity_sha256: str) -> pa.Schema:
-    """Columns of the index; `record` is the ledger record's bytes, checksum and all."""
+def index_schema(identity_sha256: str | None, latents_identity_sha256: str | None = None) -> pa.Schema:
+    """Columns of the index; `record` is the ledger record's bytes, checksum and all.
+
+    Args:
+        identity_sha256: Of `manifest.json`; None if the dataset has no captions.
+        latents_identity_sha256: Of `manifest.latents.json`; None if it has no latents.
+    """
+    identities = {IDENTITY_KEY: identity_sha256, LATENTS_IDENTITY_KEY: latents_identity_sha256}
+    stated = {name: value.encode() for name, value in identities.items() if value is not None}
     return pa.schema(
         [
             pa.field("group", pa.string(), nullable=False),
@@ -37,22 +46,29 @@ def index_schema(identity_sha256: str) -> pa.Schema:
             pa.field("num_rows", pa.int64(), nullable=False),
             pa.field("record", pa.large_binary(), nullable=False),
         ],
-        metadata={_DIGEST_KEY: _NO_DIGEST, b"encode_once.identity_sha256": identity_sha256.encode()},
+        metadata={_DIGEST_KEY: _NO_DIGEST, **stated},
     )
 
 
-def dump_index(records: Mapping[tuple[str, str], bytes], identity_sha256: str, *, where: str) -> bytes:
+def dump_index(
+    records: Mapping[tuple[str, str], bytes],
+    identity_sha256: str | None,
+    *,
+    where: str,
+    latents_identity_sha256: str | None = None,
+) -> bytes:
     """The bytes of `index.arrow`.
 
     Args:
         records: The stored bytes of every ledger record by (group, shard).
-        identity_sha256: The manifest's.
+        identity_sha256: As for `index_schema`.
+        latents_identity_sha256: As for `index_schema`.
         where: Names the ledger, for errors.
 
     Raises:
         DamagedDataError, ContractError: A record is not what was written.
     """
-    schema = index_schema(identity_sha256)
+    schema = index_schema(identity_sha256, latents_identity_sha256)
     sink = io.BytesIO()
     ordered = sorted(records)
     with ipc.new_file(sink, schema, options=write_options()) as writer:
@@ -92,8 +108,13 @@ def read_ledger(store: Store) -> dict[tuple[str, str], bytes]:
         return dict(zip(names, readers.map(lambda name: store.get(record_path(*name)), names), strict=True))
 
 
-def write_index(store: Store, identity_sha256: str) -> int:
+def write_index(store: Store, identity_sha256: str | None, latents_identity_sha256: str | None = None) -> int:
     """Makes `index.arrow` from the ledger and stores it, replacing an older one.
+
+    Args:
+        store: The dataset.
+        identity_sha256: As for `index_schema`.
+        latents_identity_sha256: As for `index_schema`.
 
     Returns:
         The number of records in it.
@@ -102,7 +123,8 @@ def write_index(store: Store, identity_sha256: str) -> int:
         DamagedDataError, ContractError: A ledger record is not what was written.
     """
     records = read_ledger(store)
-    store.replace(INDEX_PATH, dump_index(records, identity_sha256, where=store.url))
+    identities = {"identity_sha256": identity_sha256, "latents_identity_sha256": latents_identity_sha256}
+    store.replace(INDEX_PATH, dump_index(records, where=store.url, **identities))
     return len(records)
 
 

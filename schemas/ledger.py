@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -87,6 +87,13 @@ class EncoderStats(_Model):
     raw_bytes: int = Field(description="bytes of hidden, pooled and eos before compression")
 
 
+class LatentStats(_Model):
+    """Totals over the encoded rows of the group `latents`."""
+
+    num_images: dict[str, int] = Field(description="images of each bucket that occurs, by `<height>x<width>` in px")
+    raw_bytes: int = Field(description="bytes of the latents before compression")
+
+
 class RejectsObject(_Model):
     """The rejects file, if the shard has rejects."""
 
@@ -120,7 +127,7 @@ class LedgerRecord(_Model):
     source: Source
     parts: tuple[Part, ...]
     rejects: RejectsObject | None
-    stats: dict[str, EncoderStats]
+    stats: Mapping[str, EncoderStats | LatentStats] = Field(description="per encoder; `latents` alone for that group")
     writer: Writer
 
     @model_validator(mode="after")

@@ -28,7 +28,7 @@ def create_local(target: Path, chunks: Iterable[bytes]) -> bool:
         return False
     finally:
         temporary.unlink()
-    _fsync_folder(target.parent)
+    fsync_folder(target.parent)
     return True
 
 
@@ -40,7 +40,7 @@ def replace_local(target: Path, data: bytes) -> None:
     """
     temporary = _write_temporary(target, [data])
     os.replace(temporary, target)
-    _fsync_folder(target.parent)
+    fsync_folder(target.parent)
 
 
 def _write_temporary(target: Path, chunks: Iterable[bytes]) -> Path:
@@ -76,10 +76,11 @@ def _make_folder(folder: Path) -> None:
         folder = folder.parent
     for new in reversed(missing):
         new.mkdir(exist_ok=True)
-        _fsync_folder(new.parent)
+        fsync_folder(new.parent)
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
+    """Makes the folder's entries durable: what was created, renamed or removed in it stays so after a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,8 +1,12 @@
-"""`manifest.json`: what a dataset is. Made once, by the first run, and never changed."""
+"""`manifest.json`: layout and caption encoders of a dataset. Made once, by the first run, and never changed.
+
+The identity of image latents stands in a document of its own, `schemas.latent_manifest`, so that either kind can come
+first and neither document ever changes. What the two have in common is here.
+"""
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,6 +18,7 @@ from schemas.storage import Store
 FORMAT: Final = "encode-once"
 FORMAT_VERSION = 1
 MANIFEST_PATH = "manifest.json"
+LATENT_MANIFEST_PATH = "manifest.latents.json"
 
 Container = Literal["arrow", "webdataset"]
 CONTAINER_SUFFIX: dict[Container, str] = {"arrow": ".arrow", "webdataset": ".tar"}
@@ -68,6 +73,27 @@ def load_manifest(data: bytes, *, where: str) -> Manifest:
         DamagedDataError: The bytes are not what was written.
         ContractError: The document is whole but of another format or version.
     """
+    return load_as(Manifest, MANIFEST_PATH, data, where=where)
+
+
+_Document = TypeVar("_Document", bound=BaseModel)
+
+
+def load_as(model: type[_Document], name: str, data: bytes, *, where: str) -> _Document:
+    """Reads a manifest of either kind; `name` is its name in the dataset.
+
+    Raises:
+        DamagedDataError: The bytes are not what was written.
+        ContractError: The document is whole but of another format or version.
+    """
+    body = _unseal_known(data, where=where)
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        raise _invalid(name, error, where=where) from error
+
+
+def _unseal_known(data: bytes, *, where: str) -> dict[str, Any]:
     body = unseal(data, where=where)
     if body.get("format") != FORMAT or body.get("format_version") != FORMAT_VERSION:
         raise ContractError(
@@ -77,16 +103,17 @@ def load_manifest(data: bytes, *, where: str) -> Manifest:
             actual=f"format {body.get('format')!r} version {body.get('format_version')!r}",
             remedy="use the encode-once release that wrote the dataset, or a later one that still reads its version",
         )
-    try:
-        return Manifest.model_validate(body)
-    except ValidationError as error:
-        raise ContractError(
-            "manifest-invalid",
-            where=where,
-            expected="the fields of SPEC.md, Manifest",
-            actual=str(error).replace("\n", " ")[:500],
-            remedy="restore manifest.json; it is never edited by hand",
-        ) from error
+    return body
+
+
+def _invalid(name: str, error: ValidationError, *, where: str) -> ContractError:
+    return ContractError(
+        "manifest-invalid",
+        where=where,
+        expected="the fields of SPEC.md, Manifest",
+        actual=str(error).replace("\n", " ")[:500],
+        remedy=f"restore {name}; it is never edited by hand",
+    )
 
 
 def read_manifest(store: Store) -> Manifest:
@@ -106,14 +133,46 @@ def create_or_require_same(store: Store, manifest: Manifest) -> Manifest:
         The manifest that is stored.
 
     Raises:
-        IdentityMismatchError: The dataset was made with another identity; lists the fields that differ.
+        IdentityMismatchError: The dataset was made with another identity, or its latents with another layout; lists the
+            fields that differ.
     """
-    if store.head(MANIFEST_PATH) is None and store.create(MANIFEST_PATH, manifest.dump()):
-        return manifest
+    if store.head(MANIFEST_PATH) is None:
+        require_layout(store, LATENT_MANIFEST_PATH, manifest.layout)
+        if store.create(MANIFEST_PATH, manifest.dump()):
+            # Once more, as a run that makes the other document at this moment may have seen none of this one.
+            require_layout(store, LATENT_MANIFEST_PATH, manifest.layout)
+            return manifest
     stored = read_manifest(store)
     where = store.locate(MANIFEST_PATH)
     require_same(_comparable(stored), _comparable(manifest), where=where)
+    require_layout(store, LATENT_MANIFEST_PATH, stored.layout)
     return stored
+
+
+def require_layout(store: Store, other: str, layout: Layout) -> None:
+    """Checks that the manifest of the other kind, if there is one, has the same layout, so that chunks coincide.
+
+    Args:
+        store: The dataset.
+        other: Path of the other manifest.
+        layout: Of this one.
+
+    Raises:
+        IdentityMismatchError: It has another; lists the fields that differ.
+        DamagedDataError, ContractError: It cannot be read.
+    """
+    if store.head(other) is None:
+        return
+    where = store.locate(other)
+    try:
+        found = _LayoutOnly.model_validate(_unseal_known(store.get(other), where=where))
+    except ValidationError as error:
+        raise _invalid(other, error, where=where) from error
+    require_same(found, _LayoutOnly(layout=layout), where=where)
+
+
+class _LayoutOnly(BaseModel):
+    layout: Layout
 
 
 class _Comparable(BaseModel):

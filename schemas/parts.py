@@ -14,7 +14,7 @@ from typing import Protocol
 import pyarrow as pa
 import xxhash
 
-from schemas.container_arrow import ArrowPartBuilder, read_arrow_chunk
+from schemas.container_arrow import ArrowPartBuilder, ChunkData, read_arrow_chunk
 from schemas.container_webdataset import WebDatasetPartBuilder, read_webdataset_chunk
 from schemas.errors import DamagedDataError
 from schemas.ledger import Chunk, Part
@@ -44,7 +44,7 @@ class BuiltPart:
     data: list[bytes]
 
 
-def chunk_checksum(data: bytes) -> str:
+def chunk_checksum(data: ChunkData) -> str:
     """XXH3-64 in hex: quick enough to check every read; the part's SHA-256 is what names it."""
     return xxhash.xxh3_64_hexdigest(data)
 
@@ -56,7 +56,7 @@ def build_parts(
 
     Args:
         batches: The shard's chunks in row order, `layout.chunk_rows` rows each but the last.
-        schema: From `caption_schema`.
+        schema: From `caption_schema` or `latent_schema`.
         group: Column group, the beginning of the parts' names.
         layout: The dataset's layout; a part is closed before it would grow beyond `part_bytes`, unless a single
             chunk does.
@@ -80,7 +80,7 @@ def build_parts(
         yield part.finish(group, index)
 
 
-def read_chunk(data: bytes, container: Container, schema: pa.Schema, *, where: str) -> pa.RecordBatch:
+def read_chunk(data: ChunkData, container: Container, schema: pa.Schema, *, where: str) -> pa.RecordBatch:
     """Decodes one chunk of either container.
 
     Raises:
@@ -91,7 +91,7 @@ def read_chunk(data: bytes, container: Container, schema: pa.Schema, *, where: s
     return read_webdataset_chunk(data, schema, where=where)
 
 
-def check_chunk(data: bytes, chunk: Chunk, *, where: str) -> None:
+def check_chunk(data: ChunkData, chunk: Chunk, *, where: str) -> None:
     """Compares a chunk's bytes with the ledger.
 
     Raises:

@@ -19,6 +19,7 @@ STORAGE_DTYPES: dict[str, np.dtype] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
     "float32": np.dtype(np.float32),
+    "uint8": np.dtype(np.uint8),  # pixels: a single plane
 }
 
 

@@ -1,19 +1,31 @@
-"""Small datasets of made-up tensors for tests: the real writer and commit, no encoders."""
+"""Small datasets of made-up tensors for tests: the real writer and commit, no encoders, no images."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from schemas.arrow_schema import EncoderRows, caption_batch, caption_schema
 from schemas.commit import commit, prepare_rejects, store_parts
-from schemas.identity import ENCODER_NAMES, CaptionIdentity, EncoderIdentity, Padding, StorageDtype
+from schemas.identity import (
+    ENCODER_NAMES,
+    CaptionIdentity,
+    EncoderIdentity,
+    LatentIdentity,
+    LatentKind,
+    LatentStorageDtype,
+    Padding,
+    StorageDtype,
+)
 from schemas.index import write_index
-from schemas.ledger import EncoderStats, LedgerRecord, Source, Writer, keys_sha256
+from schemas.latent_manifest import LATENTS_GROUP, LatentManifest, create_latents_or_require_same
+from schemas.latent_schema import LatentRows, latent_batch, latent_schema
+from schemas.ledger import EncoderStats, LatentStats, LedgerRecord, Source, Writer, keys_sha256
 from schemas.manifest import FORMAT_VERSION, Container, Layout, Manifest, Provenance, create_or_require_same
 from schemas.planes import STORAGE_DTYPES
 from schemas.rejects import Reject
@@ -21,6 +33,9 @@ from schemas.storage import Store
 
 SIZES = {"clip_l": (24, 24), "clip_g": (40, 40), "t5": (64, None)}
 MAX_TOKENS = 12
+
+BUCKETS = ((32, 32), (16, 48), (48, 16))
+"""Heights and widths, px: so small that a dataset of them is quickly made."""
 
 
 def make_identity(padding: Padding = "max_length", storage_dtype: StorageDtype = "bfloat16") -> CaptionIdentity:
@@ -125,24 +140,40 @@ def write_shard(store: Store, manifest: Manifest, group: str, shard: str, rows: 
         keys, captions = [row.key for row in chunk], [row.caption for row in chunk]
         batches.append(caption_batch(schema, manifest.captions, keys, captions, encoded, encoders))
     missing = [row for row in rows if row.caption is None]
-    rejects = prepare_rejects([Reject(key=r.key, code="caption-missing", reason="no caption") for r in missing])
+    rejects = [Reject(key=row.key, code="caption-missing", reason="no caption") for row in missing]
+    stats = {name: _stats(manifest.captions.encoder(name), rows) for name in ENCODER_NAMES}
+    return _commit(store, manifest, schema, batches, [row.key for row in rows], rejects, stats)
+
+
+def _commit(
+    store: Store,
+    manifest: Manifest | LatentManifest,
+    schema: pa.Schema,
+    batches: Sequence[pa.RecordBatch],
+    keys: Sequence[str],
+    rejects: Sequence[Reject],
+    stats: Mapping[str, EncoderStats | LatentStats],
+) -> LedgerRecord:
+    """Stores parts and rejects and commits them; every reject has a null row."""
+    group, shard = (schema.metadata[b"encode_once." + name].decode() for name in (b"group", b"shard"))
+    prepared = prepare_rejects(rejects)
     record = LedgerRecord(
         format_version=FORMAT_VERSION,
         group=group,
         shard=shard,
         identity_sha256=manifest.identity_sha256,
-        keys_sha256=keys_sha256(row.key for row in rows),
-        num_inputs=len(rows),
-        num_rows=len(rows),
-        num_encoded=len(rows) - len(missing),
-        num_rejects=len(missing),
+        keys_sha256=keys_sha256(keys),
+        num_inputs=len(keys),
+        num_rows=len(keys),
+        num_encoded=len(keys) - len(rejects),
+        num_rejects=len(rejects),
         source=Source(url=f"memory/{shard}.tar", num_bytes=1, e_tag=None, damage=()),
         parts=store_parts(store, batches, schema, group, shard, manifest.layout),
-        rejects=rejects.entry,
-        stats={name: _stats(manifest.captions.encoder(name), rows) for name in ENCODER_NAMES},
+        rejects=prepared.entry,
+        stats=stats,
         writer=Writer(run_id="test", attempt=1, host="test", device="cpu", seconds=0.0, versions={}),
     )
-    assert commit(store, record, rejects)
+    assert commit(store, record, prepared)
     return record
 
 
@@ -156,12 +187,132 @@ def _stats(identity: EncoderIdentity, rows: Sequence[Sample]) -> EncoderStats:
     )
 
 
-def write_dataset(url: str, manifest: Manifest, groups: dict[str, dict[str, Sequence[Sample]]]) -> Store:
-    """Writes a whole dataset: `groups[group][shard]` are the rows."""
+def make_latent_manifest(
+    container: Container = "arrow",
+    kind: LatentKind = "autoencoder_kl",
+    storage_dtype: LatentStorageDtype | None = None,
+    chunk_rows: int = 4,
+    part_bytes: int = 20_000,
+    buckets: tuple[tuple[int, int], ...] = BUCKETS,
+) -> LatentManifest:
+    """A manifest of latents with the layout of `make_manifest`; one bucket makes a center crop."""
+    pixels = kind == "pixels"
+    identity = LatentIdentity(
+        kind=kind,
+        source="pixels" if pixels else "test/vae",
+        revision=None,
+        weights_sha256=None if pixels else hashlib.sha256(b"vae").hexdigest(),
+        architecture={} if pixels else {"latent_channels": 16, "block_out_channels": [8, 8, 8, 8]},
+        num_channels=3 if pixels else 16,
+        downscale_factor=1 if pixels else 8,
+        shift_factor=0.0 if pixels else 0.0609,
+        scaling_factor=1.0 if pixels else 1.5305,
+        posterior=None if pixels else "mode",
+        resolution=32,
+        crop="buckets" if len(buckets) > 1 else "center",
+        buckets=buckets,
+        resample="lanczos",
+        compute_dtype="float32",
+        storage_dtype=storage_dtype or ("uint8" if pixels else "bfloat16"),
+    )
+    return LatentManifest(
+        layout=Layout(container=container, chunk_rows=chunk_rows, part_bytes=part_bytes),
+        latents=identity,
+        created=Provenance(run_id="test", time="2026-01-01T00:00:00+00:00", versions={}),
+    )
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One row of the group `latents` to write; no size makes a null row."""
+
+    key: str
+    size: tuple[int, int] | None
+
+
+def pictures(
+    manifest: LatentManifest, keys: Sequence[str], *, missing: Sequence[int] = (), only: tuple[int, int] | None = None
+) -> list[Picture]:
+    """Pictures of these keys, those at `missing` rejected, each in a bucket chosen by its key, or all in `only`."""
+    buckets = manifest.latents.buckets
+    chosen = [only or buckets[hashlib.sha256(key.encode()).digest()[0] % len(buckets)] for key in keys]
+    return [Picture(key, None if i in missing else chosen[i]) for i, key in enumerate(keys)]
+
+
+def latents(identity: LatentIdentity, picture: Picture) -> npt.NDArray[np.generic]:
+    """The made-up tensor [C, h, w] of a picture, the same whenever asked."""
+    assert picture.size is not None
+    seed = int.from_bytes(hashlib.sha256(f"image/{picture.key}".encode()).digest()[:8], "little")
+    random, shape = np.random.default_rng(seed), identity.latent_shape(*picture.size)
+    if identity.storage_dtype == "uint8":
+        return random.integers(0, 256, shape, np.uint8)
+    return random.standard_normal(shape).astype(STORAGE_DTYPES[identity.storage_dtype])
+
+
+def latent_rows(identity: LatentIdentity, rows: Sequence[Picture]) -> LatentRows:
+    """The columns of the encoded rows of a chunk: images of twice the bucket's width, cropped in the middle."""
+    sizes = np.array([row.size for row in rows if row.size is not None], np.int32).reshape(-1, 2)
+    return LatentRows(
+        original_size=sizes * np.array([1, 2], np.int32),
+        crop=np.stack([np.zeros(len(sizes), np.int32), sizes[:, 1] // 2], axis=1),
+        size=sizes,
+        latents=[latents(identity, row) for row in rows if row.size is not None],
+    )
+
+
+def write_latent_shard(store: Store, manifest: LatentManifest, shard: str, rows: Sequence[Picture]) -> LedgerRecord:
+    """Writes and commits one shard of the group `latents`."""
+    schema, identity, step = latent_schema(manifest, shard), manifest.latents, manifest.layout.chunk_rows
+    batches = []
+    for start in range(0, len(rows), step):
+        chunk = rows[start : start + step]
+        encoded = np.array([row.size is not None for row in chunk])
+        batches.append(
+            latent_batch(schema, identity, [row.key for row in chunk], encoded, latent_rows(identity, chunk))
+        )
+    missing = [row for row in rows if row.size is None]
+    rejects = [Reject(key=row.key, code="image-undecodable", reason="no image") for row in missing]
+    stats = {LATENTS_GROUP: latent_stats(identity, rows)}
+    return _commit(store, manifest, schema, batches, [row.key for row in rows], rejects, stats)
+
+
+def latent_stats(identity: LatentIdentity, rows: Sequence[Picture]) -> LatentStats:
+    """What a record of these rows says of them."""
+    names = [f"{row.size[0]}x{row.size[1]}" for row in rows if row.size is not None]
+    raw_bytes = sum(latents(identity, row).nbytes for row in rows if row.size is not None)
+    return LatentStats(num_images={name: names.count(name) for name in names}, raw_bytes=raw_bytes)
+
+
+def write_dataset(
+    url: str,
+    manifest: Manifest | None,
+    groups: Mapping[str, Mapping[str, Sequence[Sample]]],
+    latents: LatentManifest | None = None,
+    images: Mapping[str, Sequence[Picture]] | None = None,
+) -> Store:
+    """Writes a whole dataset.
+
+    Args:
+        url: Folder or bucket.
+        manifest: Of the captions; None for latents alone.
+        groups: `groups[group][shard]` are the rows.
+        latents: Manifest of the latents; None for captions alone.
+        images: `images[shard]` are the rows of the latents; by default one of every key of the first group, none null.
+    """
     store = Store(url)
-    create_or_require_same(store, manifest)
+    if manifest is not None:
+        create_or_require_same(store, manifest)
     for group, shards in groups.items():
+        assert manifest is not None
         for shard, rows in shards.items():
             write_shard(store, manifest, group, shard, rows)
-    write_index(store, manifest.identity_sha256)
+    if latents is not None:
+        create_latents_or_require_same(store, latents)
+        if images is None:
+            first = next(iter(groups.values()))
+            images = {shard: pictures(latents, [row.key for row in rows]) for shard, rows in first.items()}
+        for shard, images_of_shard in images.items():
+            write_latent_shard(store, latents, shard, images_of_shard)
+    identities = [None if document is None else document.identity_sha256 for document in (manifest, latents)]
+    write_index(store, *identities)
     return store

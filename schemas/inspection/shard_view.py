@@ -11,7 +11,7 @@ from schemas.dataset import Dataset
 from schemas.inspection.dataset_view import raw_bytes, show_sampled
 from schemas.inspection.samples import sample_rows
 from schemas.inspection.text import bytes_text, caption_text, pairs, ratio_text, table
-from schemas.ledger import LedgerRecord, record_path, rejects_path
+from schemas.ledger import EncoderStats, LatentStats, LedgerRecord, record_path, rejects_path
 from schemas.rejects import Reject, load_rejects
 
 _SHOWN_CHUNKS = 16
@@ -60,11 +60,16 @@ def _facts(record: LedgerRecord) -> list[tuple[str, str | Text]]:
         ),
     ]
     facts += [("damage", f"{damage.code}: {damage.reason}") for damage in source.damage[:_SHOWN_REJECTS]]
-    facts += [
-        (name, f"{stats.num_tokens:,} tokens, {stats.num_truncated:,} truncated, {bytes_text(stats.raw_bytes)} raw")
-        for name, stats in record.stats.items()
-    ]
+    facts += [(name, _stats_text(stats)) for name, stats in record.stats.items()]
     return facts
+
+
+def _stats_text(stats: EncoderStats | LatentStats) -> str:
+    raw = f"{bytes_text(stats.raw_bytes)} raw"
+    if isinstance(stats, EncoderStats):
+        return f"{stats.num_tokens:,} tokens, {stats.num_truncated:,} truncated, {raw}"
+    sizes = sorted(stats.num_images.items(), key=lambda size: -size[1])
+    return ", ".join(f"{count:,} of {name} px" for name, count in sizes) + f"; {raw}"
 
 
 def _show_chunks(record: LedgerRecord, console: Console) -> None:

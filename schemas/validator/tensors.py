@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from schemas.planes import STORAGE_DTYPES, merge_planes, plane_names
 
-# Bits of a float of each storage dtype, as integers: the exponent, all ones for NaN and Infinity, and the sign.
-_EXPONENT = {"bfloat16": 0x7F80, "float16": 0x7C00, "float32": 0x7F800000}
-_SIGN = {"bfloat16": 0x8000, "float16": 0x8000, "float32": 0x80000000}
+# Bits of a value of each storage dtype, as integers: the exponent, all ones for NaN and Infinity, and the sign.
+_EXPONENT = {"bfloat16": 0x7F80, "float16": 0x7C00, "float32": 0x7F800000, "uint8": 0}
+_SIGN = {"bfloat16": 0x8000, "float16": 0x8000, "float32": 0x80000000, "uint8": 0}
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _row_bits(planes: pa.StructArray, row: int, storage_dtype: str) -> npt.NDArr
         first, last = np.frombuffer(plane.buffers()[1], np.int64)[plane.offset + row : plane.offset + row + 2]
         parts.append(np.frombuffer(plane.buffers()[2], np.uint8)[first:last])
     merged = merge_planes(parts, storage_dtype)
-    return merged.view(np.uint16 if STORAGE_DTYPES[storage_dtype].itemsize == 2 else np.uint32)
+    return merged.view(f"u{STORAGE_DTYPES[storage_dtype].itemsize}")
 
 
 def _value_problem(
@@ -83,7 +83,7 @@ def _value_problem(
     """What is wrong with one tensor's values, as (kind, expected, actual)."""
     exponent, sign = bits.dtype.type(_EXPONENT[storage_dtype]), bits.dtype.type(_SIGN[storage_dtype])
     not_finite = (bits & exponent) == exponent
-    if not_finite.any():
+    if exponent and not_finite.any():
         first = int(not_finite.argmax())
         where = f"the first in vector {first // column.width} at {first % column.width}"
         return "not-finite", "finite values", f"{int(not_finite.sum())} values are NaN or Infinity, {where}"
