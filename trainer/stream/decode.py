@@ -109,7 +109,7 @@ def decoded_latents(batch: pa.RecordBatch) -> LatentChunk:
     return LatentChunk(
         batch,
         _valid(image),
-        _plane_column(image.field("latents")),
+        _plane_column(batch.column("latents")),
         pair("height", "width"),
         pair("original_height", "original_width"),
         pair("crop_top", "crop_left"),
