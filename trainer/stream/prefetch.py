@@ -111,15 +111,17 @@ class Prefetcher(Generic[_T]):
         with self._changed:
             while not self._outstanding and not self._finished:
                 self._changed.wait()
-            if not self._outstanding:
-                if self._error is not None:
-                    raise self._error
-                raise StopIteration
-            future = self._outstanding[0]
+            future = self._outstanding[0] if self._outstanding else None
+        if future is None:
+            self.close()
+            raise StopIteration if self._error is None else self._error
         try:
             return future.result()
         except CancelledError:
             raise StopIteration from None
+        except BaseException:
+            self.close()
+            raise
         finally:
             del future
             with self._changed:
