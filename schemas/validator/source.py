@@ -43,8 +43,7 @@ def check_source(record: LedgerRecord, keys: Sequence[str], findings: Findings) 
         Whether the tar was counted.
     """
     path, source = record_path(record.group, record.shard), record.source
-    # Prompts come from a text file.
-    if source.damage or not source.url.endswith(".tar"):
+    if source.damage or (source.url and not source.url.endswith(".tar")):  # prompts come from a text file
         return False
     folder, slash, name = source.url.rpartition("/")
     try:
