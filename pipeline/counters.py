@@ -27,6 +27,8 @@ class Counters:
     """Bytes of tensors before compression."""
     encode_seconds: float = 0.0
     """Time spent in the encoders."""
+    num_images: int = 0
+    """Images encoded."""
 
     def __add__(self, other: Counters) -> Counters:
         return Counters(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))

@@ -12,12 +12,15 @@ from pipeline.job.lease import Lease
 from pipeline.job.plan import Plan, make_plan
 from pipeline.job.report import print_summary
 from pipeline.job.run import JobOutcome, run_job
+from pipeline.latents import describe_latents
+from pipeline.latents.options import require_sound
+from pipeline.layout import choose_layout
 from pipeline.presets import EncodeConfig, require_positive
 from pipeline.provenance import host_name, library_versions, new_run_id, now
 from pipeline.sources import Inputs, checked_columns, list_inputs
-from pipeline.windows import default_chunk_rows
 from schemas.documents import seal
-from schemas.manifest import Layout, Manifest, Provenance, create_or_require_same
+from schemas.latent_manifest import LatentManifest, Manifests, create_latents_or_require_same
+from schemas.manifest import Manifest, Provenance, create_or_require_same
 from schemas.storage import Store
 
 
@@ -44,35 +47,35 @@ def run(config: EncodeConfig) -> ExitStatus:
         EncodeOnceError: The configuration, the input or the dataset cannot be used. Nothing was half-written.
     """
     # Here, and not first in a worker: what is wrong with every shard must not quarantine every shard.
-    checked_columns(config.columns)
+    checked_columns(config.columns, may_be_none=config.latents != "none")
     require_positive(config)
+    require_sound(config)
     inputs = list_inputs(config.input)
     dataset = Store(config.output)
     if config.dry_run:
-        print_plan(
-            config, make_plan(inputs, dataset, config.columns, retry_quarantined=config.retry_quarantined), inputs
-        )
+        plan = make_plan(inputs, dataset, config.groups, retry_quarantined=config.retry_quarantined)
+        print_plan(config, plan, inputs)
         return ExitStatus.COMPLETE
     run_id = new_run_id()
     print(f"encode-once: {len(inputs.tars)} tars in {config.input}; checking the encoders ...", flush=True)
-    manifest = create_or_require_same(dataset, _manifest(config, run_id))
+    manifests = _make_manifests(config, dataset, run_id)
     with Lease(dataset, run_id) as lease:
         _save_config(config, dataset, run_id)
-        return _run_leased(config, inputs, dataset, manifest, run_id, lease)
+        return _run_leased(config, inputs, dataset, manifests, run_id, lease)
 
 
 def _run_leased(
-    config: EncodeConfig, inputs: Inputs, dataset: Store, manifest: Manifest, run_id: str, lease: Lease
+    config: EncodeConfig, inputs: Inputs, dataset: Store, manifests: Manifests, run_id: str, lease: Lease
 ) -> ExitStatus:
-    plan = make_plan(inputs, dataset, config.columns, retry_quarantined=config.retry_quarantined)
+    plan = make_plan(inputs, dataset, config.groups, retry_quarantined=config.retry_quarantined)
     outcome = JobOutcome.nothing_to_do()
     if plan.todo:
-        outcome = run_job(config, plan, inputs, dataset, manifest, run_id, lease)
+        outcome = run_job(config, plan, inputs, dataset, manifests, run_id, lease)
     else:
         print("Nothing to encode: every shard is committed" + (" or quarantined." if plan.quarantined else "."))
     # After a stop or a lost lease, workers of somebody else's may be writing what looks like an orphan.
     alone = not outcome.stopped and not lease.lost
-    totals = finalize(dataset, manifest, config.columns, lease.dead if alone else (), collect_orphans=alone)
+    totals = finalize(dataset, config.groups, lease.dead if alone else (), collect_orphans=alone)
     print_summary(config, plan, outcome, totals)
     return _status(plan, outcome, totals)
 
@@ -84,15 +87,19 @@ def _status(plan: Plan, outcome: JobOutcome, totals: Totals) -> ExitStatus:
     return ExitStatus.COMPLETE if whole else ExitStatus.INCOMPLETE
 
 
-def _manifest(config: EncodeConfig, run_id: str) -> Manifest:
-    """What the dataset must be for this run; reads every weight once for its digest."""
-    captions = caption_identity(config)
-    chunk_rows = config.chunk_rows if config.chunk_rows is not None else default_chunk_rows(captions)
-    return Manifest(
-        layout=Layout(container=config.container, chunk_rows=chunk_rows, part_bytes=config.part_bytes),
-        captions=captions,
-        created=Provenance(run_id=run_id, time=now(), versions=library_versions()),
-    )
+def _make_manifests(config: EncodeConfig, dataset: Store, run_id: str) -> Manifests:
+    """What the dataset must be for this run; reads every weight once for its digest before anything is written."""
+    captions = caption_identity(config) if config.columns else None
+    latents = describe_latents(config) if config.latents != "none" else None
+    layout = choose_layout(config, dataset, captions, latents)
+    created = Provenance(run_id=run_id, time=now(), versions=library_versions())
+    stored_captions, stored_latents = None, None
+    if captions is not None:
+        stored_captions = create_or_require_same(dataset, Manifest(layout=layout, captions=captions, created=created))
+    if latents is not None:
+        wanted = LatentManifest(layout=layout, latents=latents, created=created)
+        stored_latents = create_latents_or_require_same(dataset, wanted)
+    return Manifests(stored_captions, stored_latents)
 
 
 def _save_config(config: EncodeConfig, dataset: Store, run_id: str) -> None:

@@ -18,16 +18,16 @@ from pipeline.caption_options import CaptionOptions, caption_identity, encoder_c
 from pipeline.encoders import TextEncoder, load_encoder
 from pipeline.job.finalize import Totals, finalize
 from pipeline.job.lease import Lease
+from pipeline.layout import choose_layout
 from pipeline.presets import PRESETS, require_positive
 from pipeline.prompts import PromptList, read_prompts
 from pipeline.provenance import library_versions, new_run_id, now
 from pipeline.shard_encoder import EngineSettings, ShardEncoder
-from pipeline.windows import default_chunk_rows
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 from schemas.identity import ENCODER_NAMES, CaptionIdentity, require_same
 from schemas.ledger import Source, list_committed
-from schemas.manifest import MANIFEST_PATH, Layout, Manifest, Provenance, create_or_require_same, read_manifest
+from schemas.manifest import MANIFEST_PATH, Manifest, Provenance, create_or_require_same, read_manifest
 from schemas.storage import Store
 
 GROUP = "txt"
@@ -83,14 +83,14 @@ def run(config: EncodePromptsConfig) -> int:
         like = Store(config.like)
         require_same(read_manifest(like).captions, captions, where=f"--like {like.locate(MANIFEST_PATH)}")
     run_id = new_run_id()
-    manifest = create_or_require_same(dataset, _manifest(config, captions, run_id))
+    manifest = create_or_require_same(dataset, _manifest(config, captions, dataset, run_id))
     with Lease(dataset, run_id) as lease:
         if SHARD in list_committed(dataset).get(GROUP, ()):
             _require_same_prompts(dataset, samples.prompts, config.prompts)
             print("Nothing to encode: these prompts are there.")
         else:
             _encode(config, samples, dataset, manifest, run_id)
-        totals = finalize(dataset, manifest, [GROUP], lease.dead, collect_orphans=not lease.lost)
+        totals = finalize(dataset, [GROUP], lease.dead, collect_orphans=not lease.lost)
     _require_finite(totals, config.output)
     print(f"{totals.num_encoded:,} prompts in {config.output}, the last of them the empty one")
     return 0
@@ -140,10 +140,9 @@ def _device(config: EncodePromptsConfig) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _manifest(config: EncodePromptsConfig, captions: CaptionIdentity, run_id: str) -> Manifest:
-    chunk_rows = config.chunk_rows if config.chunk_rows is not None else default_chunk_rows(captions)
+def _manifest(config: EncodePromptsConfig, captions: CaptionIdentity, dataset: Store, run_id: str) -> Manifest:
     return Manifest(
-        layout=Layout(container=config.container, chunk_rows=chunk_rows, part_bytes=config.part_bytes),
+        layout=choose_layout(config, dataset, captions, None),
         captions=captions,
         created=Provenance(run_id=run_id, time=now(), versions=library_versions()),
     )

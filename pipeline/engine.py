@@ -20,7 +20,7 @@ from pipeline.windows import Window
 from schemas.identity import ENCODER_NAMES
 from schemas.planes import STORAGE_DTYPES
 
-_TORCH_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+TORCH_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ class _StoredBatch:
 
 def _to_storage(output: EncoderOutput, stored: npt.NDArray[np.int64], storage_dtype: str) -> _StoredBatch:
     """Takes the rows to store, casts them, and brings them to the host."""
-    dtype = _TORCH_DTYPES[storage_dtype]
+    dtype = TORCH_DTYPES[storage_dtype]
     device = output.hidden.device
     keep = torch.arange(output.hidden.shape[1], device=device) < torch.from_numpy(stored).to(device)[:, None]
     hidden = output.hidden[keep].to(dtype)
@@ -222,11 +222,11 @@ def _to_storage(output: EncoderOutput, stored: npt.NDArray[np.int64], storage_dt
             continue
         cast = tensor.to(dtype)
         finite &= torch.isfinite(cast).all(dim=-1).cpu().numpy()
-        vectors.append(_numpy(cast))
-    return _StoredBatch(_numpy(hidden), offsets, vectors[0], vectors[1], finite)
+        vectors.append(numpy_array(cast))
+    return _StoredBatch(numpy_array(hidden), offsets, vectors[0], vectors[1], finite)
 
 
-def _numpy(tensor: torch.Tensor) -> npt.NDArray[np.generic]:
+def numpy_array(tensor: torch.Tensor) -> npt.NDArray[np.generic]:
     """A numpy array of the same bits; torch has no numpy name for bfloat16."""
     tensor = tensor.cpu()
     if tensor.dtype == torch.bfloat16:

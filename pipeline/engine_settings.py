@@ -15,3 +15,11 @@ class EngineSettings:
     """Raw output bytes of the rows that are sorted and encoded together; about three windows are in memory at once."""
     repeated_bytes: int = 64 * 1024**2
     """Bound on the outputs kept for captions that come again later in the shard."""
+    image_window_bytes: int = 32 * 1024**2
+    """Bytes of the cropped pixels that are encoded together, sorted by size; about two such windows are in memory."""
+    batch_pixels: int = 512 * 512
+    """Pixels of the images the autoencoder encodes at a time, unless the user gave their number."""
+    decoding_pixels: int = 64_000_000
+    """Bound on the pixels of images being decoded at the same time."""
+    num_decoders: int = 2
+    """Threads that decode images."""

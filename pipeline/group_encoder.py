@@ -8,7 +8,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from pipeline.counters import Counters
-from schemas.ledger import EncoderStats
+from schemas.ledger import EncoderStats, LatentStats
 from schemas.manifest import Layout
 from schemas.rejects import Reject
 
@@ -44,7 +44,7 @@ class GroupPass(Protocol):
     def batches(self, schema: pa.Schema, count: Callable[[Counters], None]) -> Generator[pa.RecordBatch, None, None]:
         """The group's chunks in row order; `count` is told what was done meanwhile."""
 
-    def stats(self) -> Mapping[str, EncoderStats]:
+    def stats(self) -> Mapping[str, EncoderStats | LatentStats]:
         """The record's statistics."""
 
 

@@ -9,7 +9,10 @@ import tyro
 
 from pipeline.caption_options import CaptionOptions
 from pipeline.encoders import EncoderConfig
+from pipeline.latents import LatentOptions
+from pipeline.latents.options import ImageConfig
 from schemas.errors import ConfigError
+from schemas.latent_manifest import LATENTS_GROUP
 
 
 @dataclass(frozen=True)
@@ -17,19 +20,20 @@ class _InputAndOutput:
     """A base of its own: fields of later bases come first, and these are what a person looks for first."""
 
     input: str
-    """Caption tars: a folder or bucket URL (searched for *.tar), a glob, or a brace pattern such as
+    """Tars: a folder or bucket URL (searched for *.tar), a glob, or a brace pattern such as
     s3://bucket/{00000..00999}.tar"""
 
     output: str
     """The dataset: a folder or bucket URL. Made by the first run; later runs add to it or resume."""
 
     columns: tuple[str, ...] = ("txt",)
-    """Caption fields, each its own column group: a member's extension (txt, caption) or json.FIELD."""
+    """Caption fields, each its own column group: a member's extension (txt, caption) or json.FIELD. None at all, with
+    --latents, encodes images alone."""
 
 
 @dataclass(frozen=True)
-class EncodeConfig(CaptionOptions, _InputAndOutput):
-    """Encode the captions of tars with three text encoders, once."""
+class EncodeConfig(LatentOptions, CaptionOptions, _InputAndOutput):
+    """Encode the captions of tars with three text encoders, and their images, once."""
 
     num_workers: int | None = None
     """Workers at a time. Default: one a GPU; on the CPU one for every four cores."""
@@ -55,6 +59,11 @@ class EncodeConfig(CaptionOptions, _InputAndOutput):
 
     dry_run: bool = False
     """Print what would be done, and do nothing."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The column groups asked for."""
+        return (*self.columns, *(() if self.latents == "none" else (LATENTS_GROUP,)))
 
 
 _POSITIVE = (
@@ -102,6 +111,7 @@ PRESETS: dict[str, tuple[str, EncodeConfig]] = {
             clip_g=EncoderConfig(source="random"),
             t5=EncoderConfig(source="random"),
             chunk_rows=64,
+            images=ImageConfig(resolution=64, bucket_step=16),
         ),
     ),
 }

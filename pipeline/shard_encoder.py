@@ -15,6 +15,7 @@ from pipeline.group_encoder import GroupEncoder, Samples
 from pipeline.provenance import host_name, library_versions
 from pipeline.sources import DAMAGE_CODES, InputTar, scan_tar
 from schemas.commit import commit, prepare_rejects, store_parts
+from schemas.latent_manifest import LATENTS_GROUP
 from schemas.ledger import LedgerRecord, Source, Writer, keys_sha256
 from schemas.manifest import FORMAT_VERSION, MANIFEST_PATH, Manifest
 from schemas.storage import Store
@@ -55,11 +56,12 @@ class ShardEncoder:
     Args:
         inputs: Where the tars are.
         dataset: Where the dataset is.
-        manifest: The dataset's, as stored.
+        manifest: The captions', as stored; None if only images are encoded.
         encoders: All three.
         settings: Budgets.
         run_id: Recorded with every shard.
         device: Recorded with every shard.
+        latents: Encodes the images, if they are to be.
 
     Raises:
         IdentityMismatchError: The encoders loaded here are not the manifest's, such as other weights on this node.
@@ -69,14 +71,16 @@ class ShardEncoder:
         self,
         inputs: Store,
         dataset: Store,
-        manifest: Manifest,
+        manifest: Manifest | None,
         encoders: Mapping[str, TextEncoder],
         settings: EngineSettings,
         run_id: str,
         device: str,
+        latents: GroupEncoder | None = None,
     ) -> None:
         where = f"{dataset.locate(MANIFEST_PATH)}, on {host_name()}"
-        self._captions: GroupEncoder = CaptionGroups(manifest, encoders, settings, where)
+        self._captions = None if manifest is None else CaptionGroups(manifest, encoders, settings, where)
+        self._latents = latents
         self._inputs = inputs
         self._dataset = dataset
         self._run_id = run_id
@@ -94,7 +98,8 @@ class ShardEncoder:
         """
         started = time.perf_counter()
         self.live = Counters()
-        scan = scan_tar(self._inputs, tar, groups)
+        columns = [group for group in groups if group != LATENTS_GROUP]
+        scan = scan_tar(self._inputs, tar, columns, images=LATENTS_GROUP in groups)
         source = Source(
             url=self._inputs.locate(tar.path),
             num_bytes=tar.num_bytes,
@@ -111,7 +116,8 @@ class ShardEncoder:
             EncodeOnceError: As `encode`.
         """
         started = time.perf_counter()
-        encoder = self._captions
+        encoder = self._latents if group == LATENTS_GROUP else self._captions
+        assert encoder is not None, f"nothing was loaded for group {group!r}"
         work = encoder.begin(samples, group)
         schema = encoder.schema(group, shard)
         with closing(work.batches(schema, self._count)) as batches:

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 from pipeline.group_encoder import Samples
 from pipeline.tokenizers import CaptionTokenizer, TokenizedCaptions
-from schemas.identity import ENCODER_NAMES, CaptionIdentity
+from schemas.identity import ENCODER_NAMES, CaptionIdentity, Padding
 from schemas.manifest import Manifest
 from schemas.planes import STORAGE_DTYPES
 
 _TYPICAL_TOKENS = 40
 """Tokens of a caption that a `none` dataset is sized for; real ones have 25 to 120 on average."""
 _MAX_WINDOW_ROWS = 8192
+_CHUNK_BYTES = 32 * 1024**2
+_MAX_CHUNK_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -37,21 +39,31 @@ class Window:
     tokens: Mapping[str, TokenizedCaptions]
 
 
+def typical_tokens(padding: Padding, max_tokens: int) -> int:
+    """Tokens stored of a caption: exact under padding `max_length`, for a typical caption under `none`."""
+    return max_tokens if padding == "max_length" else min(_TYPICAL_TOKENS, max_tokens)
+
+
 def typical_row_bytes(identity: CaptionIdentity) -> int:
-    """Raw bytes of a caption's tensors: exact under padding `max_length`, for a typical caption under `none`."""
+    """Raw bytes of a caption's tensors, as far as `typical_tokens` knows."""
     total = 0
     for name in ENCODER_NAMES:
         encoder = identity.encoder(name)
-        tokens = encoder.max_tokens if encoder.padding == "max_length" else min(_TYPICAL_TOKENS, encoder.max_tokens)
+        tokens = typical_tokens(encoder.padding, encoder.max_tokens)
         vectors = (encoder.pooled_size + encoder.hidden_size) if encoder.pooled_size is not None else 0
         total += (tokens * encoder.hidden_size + vectors) * STORAGE_DTYPES[encoder.storage_dtype].itemsize
     return total
 
 
 def default_chunk_rows(identity: CaptionIdentity) -> int:
+    """Rows of a chunk of captions, if nothing else decides."""
+    return rows_of_chunk(typical_row_bytes(identity))
+
+
+def rows_of_chunk(row_bytes: int) -> int:
     """The power of two that makes a chunk 16 to 32 MiB raw, between 1 and 1024 rows."""
-    rows = 32 * 1024**2 // typical_row_bytes(identity)
-    return max(1, min(1024, 1 << (rows.bit_length() - 1))) if rows else 1
+    rows = _CHUNK_BYTES // max(1, row_bytes)
+    return max(1, min(_MAX_CHUNK_ROWS, 1 << (rows.bit_length() - 1))) if rows else 1
 
 
 def window_rows(manifest: Manifest, window_bytes: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -41,6 +42,18 @@ class TextTower:
     tokenizer_clean: str = "lower"
 
 
+class Fillable(Protocol):
+    """A module without weights, and where each of its tensors lies in a checkpoint; a `TextTower`, for one."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Built on the meta device."""
+
+    @property
+    def stored_names(self) -> dict[str, str]:
+        """Name in the checkpoint of each parameter, by its name in the module."""
+
+
 def match_tensors(
     expected: dict[str, torch.Tensor], tensors: TensorFiles, spellings: Callable[[str], Sequence[str]]
 ) -> dict[str, str]:
@@ -63,7 +76,7 @@ def match_tensors(
         raise ConfigError(
             "weights-tensors-missing",
             where=tensors.where,
-            expected=f"the {len(expected)} tensors of the text tower that the configuration describes",
+            expected=f"the {len(expected)} tensors that the configuration describes",
             actual=f"{len(missing)} missing: {', '.join(missing[:4])}{', ...' if len(missing) > 4 else ''}",
             remedy="use the configuration and weights of the same model, and all of its shards",
         )
@@ -83,7 +96,7 @@ def match_tensors(
     return stored_names
 
 
-def digest_weights(tower: TextTower, tensors: TensorFiles) -> str:
+def digest_weights(tower: Fillable, tensors: TensorFiles) -> str:
     """`weights_sha256` of a tower, streamed: see `WeightsDigest`."""
     digest = WeightsDigest()
     for name, tensor in stored_tensors(tower, tensors):
@@ -91,7 +104,7 @@ def digest_weights(tower: TextTower, tensors: TensorFiles) -> str:
     return digest.hexdigest()
 
 
-def fill_tower(tower: TextTower, tensors: TensorFiles, *, dtype: torch.dtype, device: torch.device) -> str:
+def fill_tower(tower: Fillable, tensors: TensorFiles, *, dtype: torch.dtype, device: torch.device) -> str:
     """Gives the module its weights, one tensor at a time, and returns their `weights_sha256`.
 
     The module ends frozen and in evaluation mode. Memory beyond the module's own is a few tensors.
@@ -107,7 +120,7 @@ def fill_tower(tower: TextTower, tensors: TensorFiles, *, dtype: torch.dtype, de
     return digest.hexdigest()
 
 
-def stored_tensors(tower: TextTower, tensors: TensorFiles) -> Iterator[tuple[str, torch.Tensor]]:
+def stored_tensors(tower: Fillable, tensors: TensorFiles) -> Iterator[tuple[str, torch.Tensor]]:
     """Name and stored value of each parameter of a tower, one at a time.
 
     Raises:

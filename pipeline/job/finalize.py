@@ -8,8 +8,8 @@ from typing import Any
 
 from schemas.documents import unseal
 from schemas.index import INDEX_PATH, dump_index, read_ledger
+from schemas.latent_manifest import Manifests, read_manifests
 from schemas.ledger import REJECTS_FOLDER, SHARDS_FOLDER, part_path, record_path, rejects_path
-from schemas.manifest import Manifest
 from schemas.quarantine import QUARANTINE_FOLDER, quarantine_path
 from schemas.storage import TEMPORARY_SUFFIX, Store
 
@@ -39,24 +39,22 @@ class Totals:
     orphans: tuple[str, ...]
 
 
-def finalize(
-    dataset: Store, manifest: Manifest, groups: Iterable[str], dead_leases: Iterable[str], *, collect_orphans: bool
-) -> Totals:
+def finalize(dataset: Store, groups: Iterable[str], dead_leases: Iterable[str], *, collect_orphans: bool) -> Totals:
     """Writes the index and, for a run that has the dataset to itself, collects orphans.
 
     Args:
         dataset: The dataset.
-        manifest: Its manifest.
         groups: What the totals are over.
         dead_leases: `runs/*.alive` objects of runs that are known to be dead.
         collect_orphans: Whether no other process can be writing to the dataset.
 
     Raises:
-        DamagedDataError: A ledger record is not what was written; nothing is deleted then.
+        DamagedDataError: A manifest or ledger record is not what was written; nothing is deleted then.
     """
+    manifests = read_manifests(dataset)
     stored = read_ledger(dataset)
     records = {name: unseal(data, where=dataset.locate(record_path(*name))) for name, data in stored.items()}
-    dataset.replace(INDEX_PATH, dump_index(stored, manifest.identity_sha256, where=dataset.url))
+    dataset.replace(INDEX_PATH, _index(stored, manifests, dataset.url))
     orphans = tuple(sorted(find_orphans(dataset, records))) if collect_orphans else ()
     dataset.delete([*orphans, *dead_leases])
     wanted = set(groups)
@@ -71,6 +69,13 @@ def finalize(
         raw_bytes=sum(stats["raw_bytes"] for record in chosen for stats in record["stats"].values()),
         orphans=orphans,
     )
+
+
+def _index(stored: dict[tuple[str, str], bytes], manifests: Manifests, where: str) -> bytes:
+    captions, latents = (
+        None if manifest is None else manifest.identity_sha256 for manifest in (manifests.captions, manifests.latents)
+    )
+    return dump_index(stored, captions, latents_identity_sha256=latents, where=where)
 
 
 def find_orphans(dataset: Store, records: dict[tuple[str, str], dict[str, Any]]) -> set[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from pipeline.caption_options import encoder_config
 from pipeline.counters import Counters
 from pipeline.encoders import EncoderConfig
 from pipeline.job.cluster import connect, worker_shape
@@ -23,16 +24,25 @@ from pipeline.job.loop_config import LoopConfig
 from pipeline.job.plan import Plan
 from pipeline.job.progress import Progress
 from pipeline.job.worker import EncodeWorker, WorkerOrder
+from pipeline.latents import LatentOptions
 from pipeline.presets import EncodeConfig
 from pipeline.provenance import now
 from pipeline.shard_encoder import EngineSettings, ShardResult
 from pipeline.sources import Inputs
 from schemas.identity import ENCODER_NAMES
+from schemas.latent_manifest import LatentManifest, Manifests
 from schemas.manifest import Manifest
 from schemas.quarantine import Quarantined, write_quarantined
 from schemas.storage import Store
 
-_GPU_SETTINGS = EngineSettings(batch_tokens=32_768, window_bytes=512 * 1024**2, repeated_bytes=256 * 1024**2)
+_GPU_SETTINGS = EngineSettings(
+    batch_tokens=32_768,
+    window_bytes=512 * 1024**2,
+    repeated_bytes=256 * 1024**2,
+    image_window_bytes=512 * 1024**2,
+    batch_pixels=4 * 1024**2,
+    decoding_pixels=256_000_000,
+)
 _CPU_SETTINGS = EngineSettings()
 
 
@@ -70,7 +80,7 @@ class JobOutcome:
 
 
 def run_job(
-    config: EncodeConfig, plan: Plan, inputs: Inputs, dataset: Store, manifest: Manifest, run_id: str, lease: Lease
+    config: EncodeConfig, plan: Plan, inputs: Inputs, dataset: Store, manifests: Manifests, run_id: str, lease: Lease
 ) -> JobOutcome:
     """Encodes everything in `plan.todo`, as far as it can be.
 
@@ -81,7 +91,7 @@ def run_job(
     with _stop_on_signals() as stop, connect(config.ray_address) as cluster:
         shape = worker_shape(cluster, config.num_workers, device=config.device, gpus_per_worker=config.gpus_per_worker)
         device = "cuda" if shape.num_gpus else "cpu"
-        order = _order(config, plan, inputs, dataset, manifest, run_id, device, shape.num_threads)
+        order = _order(config, plan, inputs, dataset, manifests, run_id, device, shape.num_threads)
         progress = Progress(num_units=len(plan.todo), num_done_before=plan.num_shards - len(plan.todo))
 
         def on_event(event: Event) -> None:
@@ -118,20 +128,27 @@ def _order(
     plan: Plan,
     inputs: Inputs,
     dataset: Store,
-    manifest: Manifest,
+    manifests: Manifests,
     run_id: str,
     device: str,
     num_threads: int,
 ) -> WorkerOrder:
     settings = _GPU_SETTINGS if device == "cuda" else _CPU_SETTINGS
+    settings = dataclasses.replace(settings, num_decoders=num_threads)
     if config.batch_tokens is not None:
         settings = dataclasses.replace(settings, batch_tokens=config.batch_tokens)
+    captions, latents = manifests.captions, manifests.latents
+    encoders: dict[str, EncoderConfig] = {}
+    if captions is not None:
+        encoders = {name: _pinned(config, captions, name) for name in ENCODER_NAMES}
     return WorkerOrder(
         inputs=inputs.store,
         dataset=dataset,
-        manifest=manifest.dump(),
-        columns=plan.columns,
-        encoders={name: _pinned(getattr(config, name), manifest, name) for name in ENCODER_NAMES},
+        manifest=None if captions is None else captions.dump(),
+        groups=plan.columns,
+        encoders=encoders,
+        latent_manifest=None if latents is None else latents.dump(),
+        latents=_latent_options(config, latents),
         device=device,
         num_threads=num_threads,
         settings=settings,
@@ -139,9 +156,17 @@ def _order(
     )
 
 
-def _pinned(encoder: EncoderConfig, manifest: Manifest, name: str) -> EncoderConfig:
+def _pinned(config: EncodeConfig, manifest: Manifest, name: str) -> EncoderConfig:
     """A branch of the hub may move while the job runs; workers load the commit that the manifest names."""
+    encoder = encoder_config(config, name)
     return dataclasses.replace(encoder, revision=manifest.captions.encoder(name).revision or encoder.revision)
+
+
+def _latent_options(config: EncodeConfig, manifest: LatentManifest | None) -> LatentOptions:
+    """As `_pinned`."""
+    revision = manifest.latents.revision if manifest is not None else None
+    vae = dataclasses.replace(config.vae, revision=revision or config.vae.revision)
+    return LatentOptions(latents=config.latents, images=config.images, vae=vae)
 
 
 def _quarantine(failure: UnitFailure, plan: Plan, inputs: Inputs, dataset: Store, run_id: str) -> None:

@@ -11,13 +11,17 @@ import torch
 
 from pipeline.counters import Counters
 from pipeline.encoders import EncoderConfig, TextEncoder, load_encoder
+from pipeline.latents import LatentOptions, load_latents
+from pipeline.latents.groups import LatentGroups
 from pipeline.process_settings import apply_process_settings
+from pipeline.provenance import host_name
 from pipeline.shard_encoder import EngineSettings, ShardEncoder, ShardResult
 from pipeline.sources import InputTar
 from schemas.errors import MissingObjectError
 from schemas.identity import ENCODER_NAMES
+from schemas.latent_manifest import load_latent_manifest
 from schemas.ledger import record_path
-from schemas.manifest import MANIFEST_PATH, load_manifest
+from schemas.manifest import LATENT_MANIFEST_PATH, MANIFEST_PATH, Manifest, load_manifest
 from schemas.storage import Store
 
 
@@ -27,10 +31,13 @@ class WorkerOrder:
 
     inputs: Store
     dataset: Store
-    manifest: bytes
-    """As stored; a worker encodes for this manifest or not at all."""
-    columns: tuple[str, ...]
+    manifest: bytes | None
+    """The captions', as stored; a worker encodes for this manifest or not at all. None: no captions in this run."""
+    groups: tuple[str, ...]
     encoders: dict[str, EncoderConfig]
+    latent_manifest: bytes | None
+    """The latents', as stored; None: no latents in this run."""
+    latents: LatentOptions
     device: str
     num_threads: int
     """CPU threads for compute and for compression, each."""
@@ -47,7 +54,7 @@ class EncodeWorker:
         self._shards: ShardEncoder | None = None
 
     def ready(self) -> dict[str, Any]:
-        """Loads the encoders.
+        """Loads the encoders that this run needs.
 
         Raises:
             IdentityMismatchError: This node's weights or tokenizers are not those of the manifest.
@@ -55,21 +62,17 @@ class EncodeWorker:
         """
         order = self._order
         apply_process_settings(order.num_threads)
-        manifest = load_manifest(order.manifest, where=order.dataset.locate(MANIFEST_PATH))
-        encoders: dict[str, TextEncoder] = {}
-        for name in ENCODER_NAMES:
-            identity = manifest.captions.encoder(name)
-            encoders[name] = load_encoder(
-                name,
-                order.encoders[name],
-                padding=identity.padding,
-                compute_dtype=identity.compute_dtype,
-                storage_dtype=identity.storage_dtype,
-                device=order.device,
-            )
         device = torch.cuda.get_device_name() if order.device == "cuda" else "cpu"
+        manifest, encoders = _load_captions(order)
         self._shards = ShardEncoder(
-            order.inputs, order.dataset, manifest, encoders, order.settings, order.run_id, device
+            order.inputs,
+            order.dataset,
+            manifest,
+            encoders,
+            order.settings,
+            order.run_id,
+            device,
+            latents=_load_latents(order),
         )
         context = ray.get_runtime_context()
         return {"pid": os.getpid(), "device": device, "node_id": context.get_node_id()}
@@ -92,10 +95,37 @@ class EncodeWorker:
                 remedy="restore it, or leave it out: the run goes on without it",
             )
         tar = InputTar(shard, path, info.num_bytes, info.e_tag)
-        groups = [g for g in self._order.columns if self._order.dataset.head(record_path(g, shard)) is None]
+        groups = [g for g in self._order.groups if self._order.dataset.head(record_path(g, shard)) is None]
         return self._shards.encode(tar, groups, attempt)
 
     @ray.method(concurrency_group="live")
     def progress(self) -> Counters | None:
         """Figures of the shard at hand."""
         return None if self._shards is None else self._shards.live
+
+
+def _load_captions(order: WorkerOrder) -> tuple[Manifest | None, dict[str, TextEncoder]]:
+    if order.manifest is None:
+        return None, {}
+    manifest = load_manifest(order.manifest, where=order.dataset.locate(MANIFEST_PATH))
+    encoders: dict[str, TextEncoder] = {}
+    for name in ENCODER_NAMES:
+        identity = manifest.captions.encoder(name)
+        encoders[name] = load_encoder(
+            name,
+            order.encoders[name],
+            padding=identity.padding,
+            compute_dtype=identity.compute_dtype,
+            storage_dtype=identity.storage_dtype,
+            device=order.device,
+        )
+    return manifest, encoders
+
+
+def _load_latents(order: WorkerOrder) -> LatentGroups | None:
+    if order.latent_manifest is None:
+        return None
+    where = order.dataset.locate(LATENT_MANIFEST_PATH)
+    manifest = load_latent_manifest(order.latent_manifest, where=where)
+    identity, encoder = load_latents(order.latents, order.device)
+    return LatentGroups(manifest, identity, encoder, order.latents, order.settings, f"{where}, on {host_name()}")

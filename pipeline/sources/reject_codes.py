@@ -15,6 +15,16 @@ CAPTION_CODES: Final[dict[str, str]] = {
 }
 """Of one column; a null row stands for the caption, so that all columns of a shard stay aligned."""
 
+IMAGE_CODES: Final[dict[str, str]] = {
+    "image-missing": "the sample has no member jpg, jpeg, png or webp",
+    "image-cut-off": "the tar ends, or is overwritten, before the member does",
+    "image-sparse": "the member is stored as a sparse file",
+    "image-too-large": "the member is larger than 64 MiB, or the image has more pixels than were allowed",
+    "image-too-small": "it would have to be enlarged more than was allowed",
+    "image-undecodable": "not an image of these kinds, or a damaged or truncated one",
+}
+"""Of the image of a sample; a null row stands for it in the group `latents`."""
+
 MEMBER_CODES: Final[dict[str, str]] = {
     "duplicate-member": "a member of this name came before; the first one counts",
     "key-not-utf8": "the member's name is not UTF-8",

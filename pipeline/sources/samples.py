@@ -1,4 +1,4 @@
-"""The samples of a tar: one pass that groups members by key, reads the captions, and accounts for everything else.
+"""The samples of a tar: one pass that groups members by key, reads captions, finds images, and accounts for the rest.
 
 Members belong together by key over the **whole** tar: writers that work in parallel interleave samples, and readers
 that close a sample when the key changes split them. Rows stand in the order in which keys first appear. All columns
@@ -8,7 +8,8 @@ Accounting, per column: `num_inputs = rows with a caption + rejects`. An input i
 of its own (a duplicate, an unsafe name, a link); folders are none, and damage is none, since nobody knows what it
 hides.
 
-Memory holds the keys, and captions up to a budget; beyond it, captions are read again when they are asked for.
+Memory holds the keys, and captions up to a budget; beyond it, captions are read again when they are asked for. Images
+always are.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from typing import NamedTuple
 from pipeline.sources.block_reader import BlockReader, input_changed, open_blocks, require_unchanged
 from pipeline.sources.caption_column import Budget, CaptionColumn
 from pipeline.sources.caption_text import MAX_CAPTION_BYTES, Fault, parse_json, shown_names
+from pipeline.sources.column import Column
+from pipeline.sources.column_names import checked_columns
+from pipeline.sources.image_column import IMAGE_FIELDS, MAX_IMAGE_BYTES, ImageColumn
 from pipeline.sources.inputs import InputTar
 from pipeline.sources.member_names import RefusedName, shown, split_name
 from pipeline.sources.sample_fields import SampleFields
 from pipeline.sources.tar_stream import Damage, Member, walk_tar
-from schemas.errors import ConfigError
+from schemas.latent_manifest import LATENTS_GROUP
 from schemas.rejects import Reject
 from schemas.storage import Store
 
@@ -33,8 +37,6 @@ CAPTION_BUDGET_BYTES = 64 * 1024**2
 
 MAX_DAMAGE = 100
 """Damage entries of one tar; further ones are summed up in a last one, since the ledger record carries them all."""
-
-_COLUMN = re.compile(r"json\.[A-Za-z0-9_.-]+|(?!json\.)[a-z0-9_][a-z0-9_.-]*")
 
 
 class _RefusedMember(NamedTuple):
@@ -48,7 +50,9 @@ class _RefusedMember(NamedTuple):
 class TarScan:
     """What a tar holds: its keys, its captions and all that could not be used."""
 
-    def __init__(self, store: Store, tar: InputTar, columns: Sequence[CaptionColumn]) -> None:
+    def __init__(
+        self, store: Store, tar: InputTar, columns: Sequence[CaptionColumn], images: ImageColumn | None = None
+    ) -> None:
         self.tar = tar
         self.keys: list[str] = []
         """Row order: first appearance in the tar."""
@@ -57,18 +61,20 @@ class TarScan:
         self.num_duplicates = 0
         """Members whose name came before; each is one reject."""
         self._store = store
-        self._columns = {column.name: column for column in columns}
+        self._captions = {column.name: column for column in columns}
+        self._images = images
+        self._columns: dict[str, Column] = {**self._captions, **({} if images is None else {images.name: images})}
         self._fields = SampleFields()
         self._refused: list[_RefusedMember] = []
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that were read."""
-        return tuple(self._columns)
+        """The caption columns that were read."""
+        return tuple(self._captions)
 
     def num_captions(self, column: str) -> int:
-        """Rows that have a caption: those to encode."""
-        return self._columns[column].num_captions
+        """Rows that have a caption, or an image: those to encode."""
+        return self._columns[column].num_found
 
     def num_inputs(self, column: str) -> int:
         """`num_captions(column) + num_rejects(column)`: all rows, and all members without a row."""
@@ -82,7 +88,8 @@ class TarScan:
         """What the column's rejects file lists: damage, then members without a row, then rows without a caption."""
         found = self._columns[column]
         refused = [Reject(has_row=False, **member._asdict()) for member in self._refused]
-        missing = {row: (self._missing(found, row), None) for row in found.rows_without_member()}
+        fields = self._fields
+        missing = {row: (found.missing(shown_names(fields.of(row))), None) for row in found.rows_without_member()}
         rows = sorted({**missing, **found.faults}.items())
         return self.damage + refused + [self._row_reject(found, row, *why) for row, why in rows]
 
@@ -93,7 +100,7 @@ class TarScan:
             DamagedDataError: The tar was rewritten since it was scanned (`input-changed`).
             StorageError: The store failed.
         """
-        found = self._columns[column]
+        found = self._captions[column]
         rows = range(start, min(stop, len(self.keys)))
         texts = {row: found.text(row) for row in rows}
         absent = {row: span for row in rows if texts[row] is None and (span := found.span(row)) is not None}
@@ -102,9 +109,7 @@ class TarScan:
         return [None if text is None else text.decode() for text in texts.values()]
 
     def _read_again(self, column: CaptionColumn, spans: dict[int, tuple[int, int]]) -> dict[int, bytes]:
-        offsets, sizes = zip(*spans.values(), strict=True)
-        bodies = self._store.get_ranges(self.tar.path, offsets, sizes)
-        require_unchanged(self._store, self.tar)
+        bodies = self._read_spans(list(spans.values()))
         texts = {}
         for row, body in zip(spans, bodies, strict=True):
             text = column.extract(body)
@@ -113,16 +118,44 @@ class TarScan:
             texts[row] = text
         return texts
 
-    def _missing(self, column: CaptionColumn, row: int) -> Fault:
-        fields = shown_names(self._fields.of(row))
-        return Fault("caption-missing", f"the sample has no member {column.member_field!r}; it has: {fields}")
+    def image_bytes(self, row: int) -> int:
+        """Size of a row's image member; 0 if it has none."""
+        assert self._images is not None
+        span = self._images.span(row)
+        return 0 if span is None else span[1]
 
-    def _row_reject(self, column: CaptionColumn, row: int, fault: Fault, offset: int | None) -> Reject:
-        member = None if offset is None else shown(f"{self.keys[row]}.{column.member_field}".encode())
+    def images(self, start: int, stop: int) -> list[bytes | None]:
+        """The image files of rows `start` to `stop`, read now; None where there is none, as `rejects_of` explains.
+
+        Raises:
+            DamagedDataError: The tar was rewritten since it was scanned (`input-changed`).
+            StorageError: The store failed.
+        """
+        assert self._images is not None
+        rows = range(start, min(stop, len(self.keys)))
+        spans = {row: span for row in rows if (span := self._images.span(row)) is not None}
+        bodies = self._read_spans(list(spans.values()))
+        found = dict(zip(spans, bodies, strict=True))
+        return [found.get(row) for row in rows]
+
+    def image_reject(self, row: int, fault: Fault) -> Reject:
+        """The reject of an image that was read and turned out to be none."""
+        assert self._images is not None
+        return self._row_reject(self._images, row, fault, None)
+
+    def _read_spans(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        offsets, sizes = [offset for offset, _ in spans], [size for _, size in spans]
+        bodies = self._store.get_ranges(self.tar.path, offsets, sizes)
+        require_unchanged(self._store, self.tar)
+        return bodies
+
+    def _row_reject(self, column: Column, row: int, fault: Fault, offset: int | None) -> Reject:
+        is_there = offset is not None or column.span(row) is not None
+        member = shown(f"{self.keys[row]}.{column.field(row)}".encode()) if is_there else None
         return Reject(key=self.keys[row], code=fault.code, reason=fault.reason, member=member, offset=offset)
 
 
-def scan_tar(store: Store, tar: InputTar, columns: Sequence[str]) -> TarScan:
+def scan_tar(store: Store, tar: InputTar, columns: Sequence[str], *, images: bool = False) -> TarScan:
     """Reads a tar once, front to back.
 
     Args:
@@ -130,6 +163,7 @@ def scan_tar(store: Store, tar: InputTar, columns: Sequence[str]) -> TarScan:
         tar: As `list_inputs` found it.
         columns: Caption columns: a member extension in lower case (`txt`, `caption`), or `json.FIELD` for a field of
             the `json` member: the key of that name, or else nested keys between its dots.
+        images: Whether to find the samples' images too, as the column `latents`. Then there may be no other.
 
     Raises:
         ConfigError: A column's name is none (`column-invalid`).
@@ -137,7 +171,8 @@ def scan_tar(store: Store, tar: InputTar, columns: Sequence[str]) -> TarScan:
         StorageError: The store failed.
     """
     budget = Budget(CAPTION_BUDGET_BYTES)
-    scan = _Scan(TarScan(store, tar, [CaptionColumn(name, budget) for name in checked_columns(columns)]))
+    captions = [CaptionColumn(name, budget) for name in checked_columns(columns, may_be_none=images)]
+    scan = _Scan(TarScan(store, tar, captions, ImageColumn(LATENTS_GROUP) if images else None))
     with open_blocks(store, tar) as reader:
         for found in walk_tar(reader):
             if isinstance(found, Member):
@@ -155,7 +190,7 @@ class _Scan:
         self.result = result
         self._rows: dict[str, int] = {}
         self._wanted: dict[str, list[CaptionColumn]] = {}
-        for column in result._columns.values():
+        for column in result._captions.values():
             self._wanted.setdefault(column.member_field, []).append(column)
 
     def add(self, member: Member, reader: BlockReader) -> None:
@@ -193,13 +228,22 @@ class _Scan:
             self.result.num_duplicates += 1
             self._refuse(member, key, "duplicate-member", "a member of this name came before, and counts")
             return
+        if self.result._images is not None and field in IMAGE_FIELDS:
+            self._note_image(self.result._images, member, row, field)
         columns = self._wanted.get(field, ())
-        fault = _why_unread(member) if columns else None
+        fault = _why_unread(member, "caption", MAX_CAPTION_BYTES) if columns else None
         if fault is not None:
             for column in columns:
                 column.put_fault(row, fault, member.header_offset)
         elif columns:
             self._read_captions(member, row, columns, reader.read(member.data_offset, member.size))
+
+    def _note_image(self, images: ImageColumn, member: Member, row: int, field: str) -> None:
+        fault = _why_unread(member, "image", MAX_IMAGE_BYTES)
+        if fault is None:
+            images.put_image(row, field, member.data_offset, member.size)
+        else:
+            images.put_image_fault(row, field, fault, member.header_offset)
 
     def _read_captions(self, member: Member, row: int, columns: Sequence[CaptionColumn], data: bytes) -> None:
         document = parse_json(data) if any(column.is_json for column in columns) else None
@@ -224,29 +268,11 @@ class _Scan:
         self.result._refused.append(refused)
 
 
-def _why_unread(member: Member) -> Fault | None:
+def _why_unread(member: Member, kind: str, max_bytes: int) -> Fault | None:
     if member.is_cut:
-        return Fault("caption-cut-off", f"the member declares {member.size} bytes, but the tar ends before")
+        return Fault(f"{kind}-cut-off", f"the member declares {member.size} bytes, but the tar ends before")
     if member.kind == "sparse":
-        return Fault("caption-sparse", "the member is stored as a sparse file")
-    if member.size > MAX_CAPTION_BYTES:
-        return Fault("caption-too-large", f"the member has {member.size} bytes, more than {MAX_CAPTION_BYTES}")
+        return Fault(f"{kind}-sparse", "the member is stored as a sparse file")
+    if member.size > max_bytes:
+        return Fault(f"{kind}-too-large", f"the member has {member.size} bytes, more than {max_bytes}")
     return None
-
-
-def checked_columns(columns: Sequence[str]) -> Sequence[str]:
-    """The columns as they are, if each is the name of one and none stands twice.
-
-    Raises:
-        ConfigError: Code `column-invalid`.
-    """
-    wrong = [column for column in columns if not _COLUMN.fullmatch(column) or columns.count(column) > 1]
-    if wrong or not columns:
-        raise ConfigError(
-            "column-invalid",
-            where="--columns",
-            expected="different names: a member extension in lower case such as txt or caption, or json.FIELD",
-            actual=", ".join(map(repr, wrong)) or "no column",
-            remedy="correct --columns; extensions are compared in lower case, JSON fields exactly",
-        )
-    return columns

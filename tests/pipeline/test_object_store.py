@@ -48,7 +48,7 @@ def test_from_bucket_to_bucket(s3: object, tmp_path: Path) -> None:
             assert worker.encode(unit.tar, unit.groups, 1).groups[0].committed
         assert not worker.encode(inputs.tars[0], ["txt"], 2).groups[0].committed
         dataset.create("shards/a/txt-00007-0000000000000000.arrow", b"left by a dead attempt")
-        totals = finalize(dataset, manifest, ["txt"], lease.dead, collect_orphans=True)
+        totals = finalize(dataset, ["txt"], lease.dead, collect_orphans=True)
     assert totals.orphans == ("shards/a/txt-00007-0000000000000000.arrow",)
     assert (totals.num_records, totals.num_inputs, totals.num_encoded, totals.num_rejects) == (2, 22, 20, 2)
     assert make_plan(inputs, dataset, ["txt"], retry_quarantined=False).todo == {}

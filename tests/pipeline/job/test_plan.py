@@ -108,10 +108,10 @@ def test_finalize_collects_what_no_record_refers_to(inputs: Inputs, dataset: Sto
         dataset.create(path, b"left over")
     write_quarantined(dataset, note(inputs, "txt", "a"))
     write_quarantined(dataset, note(inputs, "txt", "d"))
-    totals = finalize(dataset, manifest, ["txt"], ["runs/dead.alive"], collect_orphans=False)
+    totals = finalize(dataset, ["txt"], ["runs/dead.alive"], collect_orphans=False)
     assert totals.orphans == ()
     assert {info.path for info in dataset.list()} >= orphans - {"runs/dead.alive"}
-    totals = finalize(dataset, manifest, ["txt"], (), collect_orphans=True)
+    totals = finalize(dataset, ["txt"], (), collect_orphans=True)
     assert set(totals.orphans) == (orphans - {"runs/dead.alive"}) | {"quarantine/txt/a.json"}
     assert {info.path for info in dataset.list()} == before | {"quarantine/txt/d.json"}
     assert list(read_quarantined(dataset)) == [("txt", "d")]
@@ -122,7 +122,7 @@ def test_finalize_writes_the_index_anew(dataset: Store, manifest: Manifest) -> N
     write_shard(dataset, manifest, "txt", "later", samples(3))
     assert schemas.open_dataset(dataset.url).num_rows("txt") == 10
     assert schemas.open_dataset(dataset.url, source="ledger").num_rows("txt") == 13
-    finalize(dataset, manifest, ["txt"], (), collect_orphans=True)
+    finalize(dataset, ["txt"], (), collect_orphans=True)
     assert schemas.open_dataset(dataset.url).num_rows("txt") == 13
 
 
@@ -132,7 +132,7 @@ def test_finalize_deletes_nothing_when_a_record_is_damaged(dataset: Store, manif
     dataset.replace(path, dataset.get(path).replace(b"text", b"next", 1)[:-3])
     before = {info.path for info in dataset.list()}
     with pytest.raises(schemas.DamagedDataError, match="document-damaged"):
-        finalize(dataset, manifest, ["txt"], (), collect_orphans=True)
+        finalize(dataset, ["txt"], (), collect_orphans=True)
     assert {info.path for info in dataset.list()} == before
 
 

@@ -1,0 +1,255 @@
+"""The group `latents` of a shard: files are read and decoded in threads, encoded in another, packed into chunks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from pipeline.ahead import ahead
+from pipeline.counters import Counters
+from pipeline.engine import TORCH_DTYPES, numpy_array
+from pipeline.engine_settings import EngineSettings
+from pipeline.group_encoder import Samples
+from pipeline.latents.autoencoder import LatentEncoder
+from pipeline.latents.buckets import Size
+from pipeline.latents.images import CroppedImage, ImageReader
+from pipeline.latents.options import LatentOptions
+from pipeline.latents.pixel_budget import PixelBudget
+from pipeline.sources import TarScan
+from pipeline.sources.caption_text import Fault
+from schemas.identity import LatentIdentity, require_same
+from schemas.latent_manifest import LatentManifest
+from schemas.latent_schema import LatentRows, latent_batch, latent_schema
+from schemas.ledger import LatentStats
+from schemas.manifest import Layout
+from schemas.rejects import Reject
+
+_READ_BYTES = 32 * 1024**2
+"""Image files that are read at a time; a single one may be larger."""
+_MAX_WINDOW_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image's row.
+
+    Attributes:
+        original_size: Height and width, pixels.
+        crop: Top and left edge in the resized image, pixels.
+        size: Height and width of the bucket, pixels.
+        latents: [C, height / f, width / f] in the storage dtype.
+    """
+
+    original_size: Size
+    crop: Size
+    size: Size
+    latents: npt.NDArray[np.generic]
+
+
+class LatentGroups:
+    """Encodes the group `latents`.
+
+    Args:
+        manifest: The dataset's, as stored.
+        identity: Of what was loaded here.
+        encoder: The autoencoder's; None for pixels.
+        options: Limits and the batch size.
+        settings: Budgets.
+        where: The manifest's place and this machine, for errors.
+
+    Raises:
+        IdentityMismatchError: What was loaded here is not the manifest's, such as other weights on this node.
+    """
+
+    def __init__(
+        self,
+        manifest: LatentManifest,
+        identity: LatentIdentity,
+        encoder: LatentEncoder | None,
+        options: LatentOptions,
+        settings: EngineSettings,
+        where: str,
+    ) -> None:
+        require_same(manifest.latents, identity, where=where)
+        assert (encoder is None) == (identity.kind == "pixels")
+        self.manifest = manifest
+        self.settings = settings
+        self.reader = ImageReader(identity.buckets, options.images, PixelBudget(settings.decoding_pixels))
+        self._encoder = encoder
+        self._batch_size = options.vae.batch_size
+
+    @property
+    def identity_sha256(self) -> str:
+        """The manifest's."""
+        return self.manifest.identity_sha256
+
+    @property
+    def layout(self) -> Layout:
+        """The manifest's."""
+        return self.manifest.layout
+
+    def schema(self, group: str, shard: str) -> pa.Schema:  # noqa: ARG002 there is one group of this kind
+        """Of the group's parts."""
+        return latent_schema(self.manifest, shard)
+
+    def begin(self, samples: Samples, group: str) -> LatentPass:
+        """Encodes the images of a shard, as its batches are taken."""
+        assert isinstance(samples, TarScan), "only tars have images"
+        return LatentPass(self, samples, group)
+
+    def window_rows(self) -> int:
+        """Rows of a window: whole chunks, at least one."""
+        chunk_rows = self.layout.chunk_rows
+        row_bytes = 3 * self.manifest.latents.resolution**2
+        rows = min(self.settings.image_window_bytes // row_bytes, _MAX_WINDOW_ROWS)
+        return max(1, rows // chunk_rows) * chunk_rows
+
+    def encode(self, images: Sequence[CroppedImage | None]) -> list[EncodedImage | None]:
+        """What is stored of a window's images; None for none, and where the encoder's output is not finite."""
+        out: list[EncodedImage | None] = [None] * len(images)
+        by_size: dict[Size, list[int]] = {}
+        for row, image in enumerate(images):
+            if image is not None:
+                by_size.setdefault(image.size, []).append(row)
+        for size, rows in by_size.items():
+            step = self._batch_size or max(1, self.settings.batch_pixels // (size[0] * size[1]))
+            for start in range(0, len(rows), step):
+                batch = rows[start : start + step]
+                chosen = [image for row in batch if (image := images[row]) is not None]
+                for row, image, latents in zip(batch, chosen, self._latents(chosen), strict=True):
+                    if latents is not None:
+                        out[row] = EncodedImage(image.original_size, image.crop, size, latents)
+        return out
+
+    def _latents(self, images: Sequence[CroppedImage]) -> list[npt.NDArray[np.generic] | None]:
+        pixels = [image.pixels for image in images]
+        if self._encoder is None:
+            return list(pixels)
+        stored = self._encoder.encode(pixels).to(TORCH_DTYPES[self.manifest.latents.storage_dtype])
+        # After the cast: a value that float16 cannot hold is as lost as a NaN.
+        finite = torch.isfinite(stored).flatten(1).all(dim=1).tolist()
+        # Of their own, so that the batch need not stay in memory for one of them.
+        arrays = [array.copy() for array in numpy_array(stored)]
+        return [array if sound else None for array, sound in zip(arrays, finite, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Window:
+    start: int
+    keys: Sequence[str]
+    images: Sequence[CroppedImage | None]
+
+
+@dataclass(frozen=True)
+class _EncodedWindow:
+    keys: Sequence[str]
+    rows: Sequence[EncodedImage | None]
+    counters: Counters
+
+
+class LatentPass:
+    """The images of one shard."""
+
+    def __init__(self, groups: LatentGroups, scan: TarScan, group: str) -> None:
+        self.num_encoded = 0
+        self.rejects: list[Reject] = []
+        self._groups = groups
+        self._scan = scan
+        self._group = group
+        self._num_images: dict[str, int] = {}
+        self._raw_bytes = 0
+
+    def batches(self, schema: pa.Schema, count: Callable[[Counters], None]) -> Generator[pa.RecordBatch, None, None]:
+        """The group's chunks in row order."""
+        step = self._groups.layout.chunk_rows
+        with (
+            closing(ahead(self._decoded(), 2, "images")) as windows,
+            closing(ahead(self._encoded(windows), 2, "latents")) as encoded,
+        ):
+            for window in encoded:
+                count(window.counters + self._add(window))
+                for start in range(0, len(window.keys), step):
+                    yield self._chunk(schema, window.keys[start : start + step], window.rows[start : start + step])
+
+    def stats(self) -> dict[str, LatentStats]:
+        """Images by size, and bytes."""
+        return {self._group: LatentStats(num_images=dict(sorted(self._num_images.items())), raw_bytes=self._raw_bytes)}
+
+    def _decoded(self) -> Iterator[_Window]:
+        rows = self._groups.window_rows()
+        num_rows = len(self._scan.keys)
+        with ThreadPoolExecutor(self._groups.settings.num_decoders, "decode") as decoders:
+            for start in range(0, num_rows, rows):
+                stop = min(start + rows, num_rows)
+                images: list[CroppedImage | None] = []
+                with closing(ahead(self._files(start, stop), 2, "image files")) as files:
+                    for some in files:
+                        images += self._checked(start + len(images), decoders.map(self._read, some))
+                yield _Window(start, self._scan.keys[start:stop], images)
+
+    def _files(self, start: int, stop: int) -> Iterator[list[bytes | None]]:
+        """The image files of a window, a bounded number of bytes at a time."""
+        while start < stop:
+            end, num_bytes = start + 1, self._scan.image_bytes(start)
+            while end < stop and num_bytes + self._scan.image_bytes(end) <= _READ_BYTES:
+                num_bytes += self._scan.image_bytes(end)
+                end += 1
+            yield self._scan.images(start, end)
+            start = end
+
+    def _read(self, data: bytes | None) -> CroppedImage | Fault | None:
+        return None if data is None else self._groups.reader.read(data)
+
+    def _checked(self, row: int, found: Iterable[CroppedImage | Fault | None]) -> Iterator[CroppedImage | None]:
+        for index, image in enumerate(found, start=row):
+            if isinstance(image, Fault):
+                self.rejects.append(self._scan.image_reject(index, image))
+                yield None
+            else:
+                yield image
+
+    def _encoded(self, windows: Iterable[_Window]) -> Iterator[_EncodedWindow]:
+        for window in windows:
+            started = time.perf_counter()
+            rows = self._groups.encode(window.images)
+            seconds = time.perf_counter() - started
+            for index, (image, row) in enumerate(zip(window.images, rows, strict=True), start=window.start):
+                if image is not None and row is None:
+                    dtype = self._groups.manifest.latents.storage_dtype
+                    reason = f"the autoencoder's output is NaN or infinite as {dtype}"
+                    self.rejects.append(self._scan.image_reject(index, Fault("output-not-finite", reason)))
+            yield _EncodedWindow(window.keys, rows, Counters(encode_seconds=seconds))
+
+    def _add(self, window: _EncodedWindow) -> Counters:
+        """Takes a window into the sums."""
+        images = [row for row in window.rows if row is not None]
+        for image in images:
+            name = f"{image.size[0]}x{image.size[1]}"
+            self._num_images[name] = self._num_images.get(name, 0) + 1
+        num_bytes = sum(image.latents.nbytes for image in images)
+        self.num_encoded += len(images)
+        self._raw_bytes += num_bytes
+        return Counters(num_images=len(images), raw_bytes=num_bytes)
+
+    def _chunk(self, schema: pa.Schema, keys: Sequence[str], rows: Sequence[EncodedImage | None]) -> pa.RecordBatch:
+        images = [row for row in rows if row is not None]
+        columns = LatentRows(
+            original_size=_pairs([image.original_size for image in images]),
+            crop=_pairs([image.crop for image in images]),
+            size=_pairs([image.size for image in images]),
+            latents=[image.latents for image in images],
+        )
+        encoded = np.array([row is not None for row in rows])
+        return latent_batch(schema, self._groups.manifest.latents, keys, encoded, columns)
+
+
+def _pairs(sizes: Sequence[Size]) -> npt.NDArray[np.integer]:
+    return np.array(sizes, np.int32).reshape(-1, 2)
