@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from schemas.container_arrow import ChunkData
 from schemas.errors import ContractError
-from schemas.group_schema import group_schema, manifest_path, require_manifest
+from schemas.group_schema import manifest_path, require_manifest, schema_of
 from schemas.index import INDEX_PATH, load_index, read_ledger
 from schemas.latent_manifest import LATENTS_GROUP, LatentManifest, read_manifests
 from schemas.ledger import Chunk, LedgerRecord, Part, load_record, part_path, record_path
@@ -219,7 +219,8 @@ class Dataset:
     def _schema(self, group: str, shard: str) -> pa.Schema:
         schema = self._schemas.get((group, shard))
         if schema is None:
-            schema = group_schema(self.manifests, group, shard, where=self.store.url)
+            manifest = require_manifest(self.manifests, group, where=self.store.url)
+            schema = schema_of(manifest, group, shard)
             _remember(self._schemas, (group, shard), schema)
         return schema
 

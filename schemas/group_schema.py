@@ -34,13 +34,8 @@ def require_manifest(manifests: Manifests, group: str, *, where: str) -> Manifes
     return manifest
 
 
-def group_schema(manifests: Manifests, group: str, shard: str, *, where: str) -> pa.Schema:
-    """Schema of a part of any group.
-
-    Raises:
-        ContractError: The dataset has no manifest of the group's kind.
-    """
-    manifest = require_manifest(manifests, group, where=where)
+def schema_of(manifest: Manifest | LatentManifest, group: str, shard: str) -> pa.Schema:
+    """Schema of a part of a group of the manifest's kind."""
     if isinstance(manifest, LatentManifest):
         return latent_schema(manifest, shard)
     return caption_schema(manifest, group, shard)

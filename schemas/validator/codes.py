@@ -31,11 +31,14 @@ class Code(Enum):
     # fmt: off
     # The dataset as a whole
     MANIFEST_MISSING = ("manifest-missing", _E,
-        "there are objects of a dataset, but no manifest.json",
-        "restore manifest.json from a copy; or correct the URL")
+        "there are objects of a dataset, but no manifest.json, or for latents no manifest.latents.json",
+        "restore the manifest from a copy; or correct the URL")
     MANIFEST_INVALID = ("manifest-invalid", _E,
-        "manifest.json is whole but lacks fields or has wrong ones",
-        "restore manifest.json; it is never edited by hand")
+        "manifest.json or manifest.latents.json is whole but lacks fields or has wrong ones",
+        "restore the manifest; it is never edited by hand")
+    LAYOUTS_DIFFER = ("layouts-differ", _E,
+        "captions and latents have other layouts, so that their chunks do not hold the same samples",
+        "delete one of the two manifests and the ledger records of its groups; encode those again")
     FORMAT_VERSION_UNKNOWN = ("format-version-unknown", _E,
         "a format or version this release does not know",
         "use the encode-once release that wrote the dataset, or a later one")
@@ -109,13 +112,16 @@ class Code(Enum):
         "a value is null that may not be",
         _ENCODE_AGAIN)
     ROW_PARTLY_NULL = ("row-partly-null", _E,
-        "a row is null for some encoders and not for others",
+        "a row is null for some encoders and not for others, or has an image but no latents",
         _ENCODE_AGAIN)
     ENCODED_COUNT = ("encoded-count", _E,
         "num_encoded is not the number of rows that are not null",
         _ENCODE_AGAIN)
     NUM_TOKENS = ("num-tokens", _E,
         "num_tokens is below 1 or above max_tokens, or a truncated row has fewer than max_tokens",
+        _ENCODE_AGAIN)
+    IMAGE_SIZE = ("image-size", _E,
+        "an image is of a size that is no bucket of the identity, or its original size or crop cannot be",
         _ENCODE_AGAIN)
     TENSOR_SIZE = ("tensor-size", _E,
         "a tensor's planes do not have the bytes its shape asks for",

@@ -9,7 +9,7 @@ from schemas.documents import unseal
 from schemas.errors import DamagedDataError, MissingObjectError
 from schemas.index import INDEX_PATH
 from schemas.ledger import LEDGER_FOLDER, REJECTS_FOLDER, SHARDS_FOLDER
-from schemas.manifest import MANIFEST_PATH
+from schemas.manifest import LATENT_MANIFEST_PATH, MANIFEST_PATH
 from schemas.quarantine import QUARANTINE_FOLDER, Quarantined, quarantine_path
 from schemas.storage import TEMPORARY_SUFFIX, ObjectInfo, Store
 from schemas.validator.codes import Code, Severity
@@ -69,7 +69,7 @@ def _sort_in(listing: Listing, info: ObjectInfo, findings: Findings) -> None:
         listing.sizes[info.path] = info.num_bytes
     elif info.path == INDEX_PATH:
         listing.has_index = True
-    elif info.path == MANIFEST_PATH:
+    elif info.path in (MANIFEST_PATH, LATENT_MANIFEST_PATH):
         return
     elif rest and info.path.endswith(_FOLDER_SUFFIXES.get(folder, ())):
         if folder == RUNS_FOLDER:
@@ -89,7 +89,8 @@ def _shard(rest: list[str]) -> str:
 
 
 def _unknown(path: str, findings: Findings) -> None:
-    expected = f"{MANIFEST_PATH}, {INDEX_PATH}, shards, ledger, rejects, quarantine and runs, as in SPEC.md section 1"
+    documents = f"{MANIFEST_PATH}, {LATENT_MANIFEST_PATH}, {INDEX_PATH}"
+    expected = f"{documents}, shards, ledger, rejects, quarantine and runs, as in SPEC.md section 1"
     findings.add(Code.UNKNOWN_OBJECT, path, expected=expected, actual="an object of another name")
 
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 from pyarrow import ipc
 
-from schemas.arrow_schema import caption_schema
 from schemas.container_arrow import UNREADABLE, read_arrow_head
 from schemas.container_webdataset import END_OF_ARCHIVE, read_webdataset_head
+from schemas.group_schema import schema_of
+from schemas.latent_manifest import LatentManifest
 from schemas.ledger import Chunk, LedgerRecord, Part, part_path
 from schemas.manifest import Manifest
 from schemas.parts import chunk_checksum
@@ -24,7 +25,9 @@ _STEP_BYTES = 8 * 1024**2
 _HEAD_BYTES = 1024**2  # of a tar: a schema, behind a header that may hold a key of any length
 
 
-def check_head_and_tail(store: Store, manifest: Manifest, record: LedgerRecord, part: Part, findings: Findings) -> None:
+def check_head_and_tail(
+    store: Store, manifest: Manifest | LatentManifest, record: LedgerRecord, part: Part, findings: Findings
+) -> None:
     """Reads a part's first and last bytes: whose it is, and whether it ends as its container does.
 
     The part is of the right size, and its chunk table is in order.
@@ -32,7 +35,7 @@ def check_head_and_tail(store: Store, manifest: Manifest, record: LedgerRecord, 
     path = part_path(record.shard, part.name)
     arrow = manifest.layout.container == "arrow"
     head_bytes = part.chunks[0].offset if arrow else min(_HEAD_BYTES, part.num_bytes)
-    expected = caption_schema(manifest, record.group, record.shard)
+    expected = schema_of(manifest, record.group, record.shard)
     known = [expected]
     end = part.chunks[-1].offset + part.chunks[-1].num_bytes
     with findings.guard(path, instead=Code.PART_HEAD, offset=0):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from schemas.latent_manifest import LatentManifest
 from schemas.ledger import LedgerRecord, Part, load_record, record_path
 from schemas.manifest import CONTAINER_SUFFIX, FORMAT_VERSION, Manifest
 from schemas.storage import Store
 from schemas.validator.codes import Code
 from schemas.validator.findings import Findings
 
+AnyManifest = Manifest | LatentManifest
+
 
 def read_record(
-    store: Store, manifest: Manifest, group: str, shard: str, findings: Findings
+    store: Store, manifest: AnyManifest, group: str, shard: str, findings: Findings
 ) -> tuple[LedgerRecord, bytes] | None:
     """Reads a record and checks what can be told from it alone.
 
@@ -33,7 +36,7 @@ def read_record(
 
 
 def _check_place(
-    record: LedgerRecord, manifest: Manifest, group: str, shard: str, path: str, findings: Findings
+    record: LedgerRecord, manifest: AnyManifest, group: str, shard: str, path: str, findings: Findings
 ) -> None:
     if (record.group, record.shard) != (group, shard):
         actual = f"group {record.group!r}, shard {record.shard!r}"
@@ -47,7 +50,7 @@ def _check_place(
 
 
 def _check_name(
-    record: LedgerRecord, part: Part, index: int, manifest: Manifest, path: str, findings: Findings
+    record: LedgerRecord, part: Part, index: int, manifest: AnyManifest, path: str, findings: Findings
 ) -> None:
     suffix = CONTAINER_SUFFIX[manifest.layout.container]
     expected = f"{record.group}-{index:05d}-{part.sha256[:16]}{suffix}"
@@ -55,7 +58,7 @@ def _check_name(
         findings.add(Code.PART_NAME, path, expected=expected, actual=part.name)
 
 
-def _check_chunk_rows(record: LedgerRecord, manifest: Manifest, path: str, findings: Findings) -> None:
+def _check_chunk_rows(record: LedgerRecord, manifest: AnyManifest, path: str, findings: Findings) -> None:
     chunks = [chunk for _, chunk in record.chunks()]
     chunk_rows = manifest.layout.chunk_rows
     for index, chunk in enumerate(chunks):

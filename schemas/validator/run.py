@@ -10,13 +10,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from schemas.errors import EncodeOnceError, MissingObjectError, StorageError
-from schemas.ledger import LEDGER_FOLDER, LedgerRecord, Part, part_path, record_path, rejects_path
-from schemas.manifest import MANIFEST_PATH, Manifest, read_manifest
+from schemas.group_schema import require_manifest
+from schemas.latent_manifest import LatentManifest, Manifests
+from schemas.ledger import LedgerRecord, Part, part_path, record_path, rejects_path
+from schemas.manifest import Manifest
 from schemas.storage import Store
 from schemas.validator.codes import Code
 from schemas.validator.findings import Findings, Level, Progress, Report, Totals
 from schemas.validator.index_file import check_index
+from schemas.validator.manifests import check_every_kind, check_manifests
 from schemas.validator.objects import Listing, check_orphans, check_quarantine, confirmed_size, list_objects
 from schemas.validator.part_files import check_head_and_tail, read_checked
 from schemas.validator.records import check_alignment, chunk_table_problem, group_of_part, read_record
@@ -52,27 +54,18 @@ def validate(
         ConfigError, StorageError: It cannot be reached.
     """
     store, findings = Store(url), Findings()
-    try:
-        manifest = read_manifest(store)
-    except MissingObjectError:
-        if next(iter(store.list(LEDGER_FOLDER)), None) is None:
-            raise
-        findings.add(Code.MANIFEST_MISSING, MANIFEST_PATH, expected="a manifest", actual="not found, beside a ledger")
-        return findings.report(store.url, level, Totals())
-    except StorageError:
-        raise
-    except EncodeOnceError as error:
-        # Nothing else can be judged without it: neither layout nor identity is known.
-        findings.add_error(error, MANIFEST_PATH)
+    manifests = check_manifests(store, findings)
+    if manifests is None:
         return findings.report(store.url, level, Totals())
     listing = list_objects(store, findings)
-    return _Validation(store, manifest, listing, level, source, findings).run(num_threads, progress)
+    check_every_kind(store, manifests, listing, findings)
+    return _Validation(store, manifests, listing, level, source, findings).run(num_threads, progress)
 
 
 @dataclass
 class _Validation:
     store: Store
-    manifest: Manifest
+    manifests: Manifests
     listing: Listing
     level: Level
     source: bool
@@ -94,7 +87,7 @@ class _Validation:
         check_orphans(self.listing, self.referenced, self.findings)
         with self.findings.guard("quarantine"):
             check_quarantine(self.store, self.listing, self.findings)
-        check_index(self.store, self.manifest, self.listing, self.ledger, self.findings)
+        check_index(self.store, self.manifests, self.listing, self.ledger, self.findings)
         self.totals.num_shards = len(shards)
         self.totals.groups = sorted({group for groups in self.listing.records.values() for group in groups})
         return self.findings.report(self.store.url, self.level, self.totals)
@@ -102,7 +95,8 @@ class _Validation:
     def _check_shard(self, shard: str, parts: ThreadPoolExecutor) -> None:
         records: dict[str, LedgerRecord] = {}
         for group in self.listing.records[shard]:
-            found = read_record(self.store, self.manifest, group, shard, self.findings)
+            manifest = self.manifests.of(group)
+            found = None if manifest is None else read_record(self.store, manifest, group, shard, self.findings)
             if found is None:
                 continue
             record, data = found
@@ -153,14 +147,18 @@ class _Validation:
 
     def _check_part(self, record: LedgerRecord, part: Part, first_row: int) -> PartRows:
         path = part_path(record.shard, part.name)
-        checker = RowChecker(self.manifest, record, part, first_row, self.findings)
+        manifest = require_manifest(self.manifests, record.group, where=path)
+        checker = RowChecker(manifest, record, part, first_row, self.findings)
         complete = False
         with self.findings.guard(path):
-            complete = self._check_part_file(record, part, path, checker)
+            complete = self._check_part_file(manifest, record, part, checker)
         checker.rows.complete &= complete
         return checker.rows
 
-    def _check_part_file(self, record: LedgerRecord, part: Part, path: str, checker: RowChecker) -> bool:
+    def _check_part_file(
+        self, manifest: Manifest | LatentManifest, record: LedgerRecord, part: Part, checker: RowChecker
+    ) -> bool:
+        path = part_path(record.shard, part.name)
         size = confirmed_size(self.store, self.listing, path, part.num_bytes)
         if size is None:
             self.findings.add(Code.PART_MISSING, path, expected=f"{part.num_bytes} bytes", actual="not found")
@@ -170,7 +168,7 @@ class _Validation:
             return False
         table_is_right = chunk_table_problem(part) is None
         if table_is_right:
-            check_head_and_tail(self.store, self.manifest, record, part, self.findings)
+            check_head_and_tail(self.store, manifest, record, part, self.findings)
         if self.level == "structure":
             return False
         for chunk, data in read_checked(self.store, record, part, self.findings):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from schemas.identity import ENCODER_NAMES
+from schemas.latent_manifest import LATENTS_GROUP
 from schemas.ledger import LedgerRecord, keys_sha256, record_path
 from schemas.rejects import Reject
+from schemas.validator.batch_rows import Stats
+from schemas.validator.caption_rows import sum_encoder_stats
 from schemas.validator.codes import Code
 from schemas.validator.findings import Findings
+from schemas.validator.latent_rows import sum_latent_stats
 from schemas.validator.rejects_files import check_reasons
-from schemas.validator.rows import PartRows, check_stats
+from schemas.validator.rows import PartRows
 
 
 def check_rows(
@@ -35,13 +38,24 @@ def check_rows(
     if num_encoded != record.num_encoded:
         expected = f"num_encoded {record.num_encoded}"
         findings.add(Code.ENCODED_COUNT, path, expected=expected, actual=f"{num_encoded} rows are not null")
-    totals: dict[str, list[int]] = {
-        name: [sum(part.stats[name][i] for part in parts) for i in range(3)] for name in ENCODER_NAMES
-    }
-    check_stats(record, path, totals, findings)
+    add_up = sum_latent_stats if record.group == LATENTS_GROUP else sum_encoder_stats
+    _check_stats(record, path, add_up(part.stats for part in parts), findings)
     if rejects is not None:
         check_reasons(record, rejects, null_rows, findings)
     return keys
+
+
+def _check_stats(record: LedgerRecord, path: str, stats: dict[str, Stats], findings: Findings) -> None:
+    """Compares a record's statistics with those of its rows."""
+    if sorted(record.stats) != sorted(stats):
+        expected = f"statistics of {', '.join(stats)}"
+        findings.add(Code.STATS_MISMATCH, path, expected=expected, actual=", ".join(record.stats) or "none")
+        return
+    for name, actual in stats.items():
+        if record.stats[name] != actual:
+            findings.add(
+                Code.STATS_MISMATCH, path, expected=f"{name}: {record.stats[name]}", actual=f"in the rows: {actual}"
+            )
 
 
 def _check_unique(keys: Sequence[str], path: str, findings: Findings) -> None:

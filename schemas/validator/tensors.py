@@ -10,27 +10,37 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from schemas.planes import STORAGE_DTYPES, merge_planes, plane_names
+from schemas.validator.codes import Code
 
 # Bits of a value of each storage dtype, as integers: the exponent, all ones for NaN and Infinity, and the sign.
 _EXPONENT = {"bfloat16": 0x7F80, "float16": 0x7C00, "float32": 0x7F800000, "uint8": 0}
 _SIGN = {"bfloat16": 0x8000, "float16": 0x8000, "float32": 0x80000000, "uint8": 0}
 
 
+TENSOR_CODES = {
+    "size": Code.TENSOR_SIZE,
+    "not-finite": Code.TENSOR_NOT_FINITE,
+    "constant": Code.TENSOR_CONSTANT,
+}
+
+
 @dataclass(frozen=True)
 class TensorColumn:
-    """One tensor field of one encoder in one chunk.
+    """One tensor field in one chunk.
 
     Attributes:
-        name: "hidden", "pooled" or "eos".
+        name: "hidden", "pooled", "eos" or "latents".
         planes: The column, a struct of planes.
-        width: Elements of one vector: D or P.
+        width: Elements of one vector: D or P; 1 for latents.
         vectors: int64 [rows], how many vectors each row should have; 0 for a null row.
+        may_repeat: Whether a row's vectors may all be alike.
     """
 
     name: str
     planes: pa.StructArray
     width: int
     vectors: npt.NDArray[np.int64]
+    may_repeat: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,9 @@ def tensor_problems(column: TensorColumn, storage_dtype: str) -> Iterator[Tensor
     right = np.ones(len(expected), bool)
     for plane, actual in zip(plane_names(storage_dtype), lengths, strict=True):
         for row in np.flatnonzero((actual != expected) & right):
-            what = f"{column.vectors[row]} x {column.width} elements"
+            what = (
+                f"{column.vectors[row]} x {column.width} elements" if column.width > 1 else f"{expected[row]} elements"
+            )
             yield TensorProblem("size", int(row), f"{column.name}.{plane}: {what}", f"{actual[row]} bytes")
         right &= actual == expected
     for row in np.flatnonzero(right & (expected > 0)):
@@ -86,6 +98,7 @@ def _value_problem(
     if exponent and not_finite.any():
         first = int(not_finite.argmax())
         where = f"the first in vector {first // column.width} at {first % column.width}"
+        where = where if column.width > 1 else f"the first at {first}"
         return "not-finite", "finite values", f"{int(not_finite.sum())} values are NaN or Infinity, {where}"
     bits[bits == sign] = 0  # -0 is 0
     vectors = bits.reshape(-1, column.width)
@@ -95,6 +108,9 @@ def _value_problem(
         value = bits.view(STORAGE_DTYPES[storage_dtype])[first * column.width]
         what = f"{int(constant.sum())} of {len(vectors)} vectors repeat one value, the first is all {value}"
         return "constant", "vectors of differing values", what
-    if len(vectors) > 1 and (vectors[1:] == vectors[:1]).all():
+    if len(vectors) > 1 and not column.may_repeat and (vectors[1:] == vectors[:1]).all():
+        if column.width == 1:
+            value = bits.view(STORAGE_DTYPES[storage_dtype])[0]
+            return "constant", "values that differ", f"all {len(vectors)} values are {value}"
         return "constant", "tokens with vectors of their own", f"all {len(vectors)} tokens have the same vector"
     return None
