@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from schemas.dataset import Dataset
 from schemas.identity import ENCODER_NAMES
 from schemas.index import INDEX_PATH
+from schemas.inspection.latents_view import identity_table, sample_images, show_images, sizes_table
 from schemas.inspection.samples import SampledRows, sample_rows
 from schemas.inspection.text import bytes_text, caption_text, histogram, pairs, ratio_text, table
+from schemas.latent_manifest import LATENTS_GROUP
 from schemas.ledger import LedgerRecord
 from schemas.manifest import Manifest
 from schemas.quarantine import read_quarantined
@@ -32,26 +35,34 @@ def show_dataset(dataset: Dataset, groups: Sequence[str], console: Console) -> N
     _show_groups(records, console)
     _show_shards(dataset, records, names, console)
     for group in groups:
-        show_sampled(
-            dataset.manifest, group, sample_rows(dataset, group, dataset.shards(group), _SAMPLED_CHUNKS), console
-        )
+        show_samples(dataset, group, dataset.shards(group), console)
     console.print(Text(f"\nOne shard: python -m schemas inspect {dataset.store.url} {names[0]}", style="dim"))
 
 
 def show_identity(dataset: Dataset, console: Console) -> None:
-    """Prints what the dataset is: layout and encoders."""
-    manifest, layout = dataset.manifest, dataset.manifest.layout
+    """Prints what the dataset is: layout, encoders, latents."""
+    captions, latents, layout = dataset.manifests.captions, dataset.latents, dataset.layout
+    first = captions or latents
+    assert first is not None
     index = dataset.store.head(INDEX_PATH)
     snapshot = f"{INDEX_PATH} of {index.last_modified:%Y-%m-%d %H:%M} UTC" if index else "the ledger (no index yet)"
     facts = [
-        ("format", f"encode-once {manifest.format_version}, container {layout.container}"),
+        ("format", f"encode-once {first.format_version}, container {layout.container}"),
         ("layout", f"chunks of {layout.chunk_rows:,} rows, parts of up to {bytes_text(layout.part_bytes)}"),
-        ("made", f"{manifest.created.time} by run {manifest.created.run_id}"),
-        ("identity", manifest.identity_sha256),
+        ("made", f"{first.created.time} by run {first.created.run_id}"),
+        ("identity", first.identity_sha256),
         ("read from", snapshot),
     ]
     console.print(pairs(dataset.store.url, facts))
-    console.print()
+    if captions is not None:
+        console.print()
+        console.print(_encoders(captions))
+    if latents is not None:
+        console.print()
+        console.print(identity_table(latents))
+
+
+def _encoders(manifest: Manifest) -> Table:
     encoders = [manifest.captions.encoder(name) for name in ENCODER_NAMES]
     made = table("", *ENCODER_NAMES, title="Encoders")
     for label, values in [
@@ -65,11 +76,11 @@ def show_identity(dataset: Dataset, console: Console) -> None:
         ("dtypes", [f"{e.compute_dtype}, stored {e.storage_dtype}" for e in encoders]),
     ]:
         made.add_row(Text(label, style="dim"), *map(Text, values))
-    console.print(made)
+    return made
 
 
 def _show_groups(records: dict[str, list[LedgerRecord]], console: Console) -> None:
-    numbers = ("shards", "rows", "encoded", "rejects", "stored", "raw", "of raw", "a caption")
+    numbers = ("shards", "rows", "encoded", "rejects", "stored", "raw", "of raw", "a row")
     made = table("group", *numbers, title="Groups", right=numbers)
     for group, found in records.items():
         stored, raw = sum(record.num_bytes for record in found), sum(map(raw_bytes, found))
@@ -87,6 +98,9 @@ def _show_groups(records: dict[str, list[LedgerRecord]], console: Console) -> No
         )
     console.print()
     console.print(made)
+    if records.get(LATENTS_GROUP):
+        console.print()
+        console.print(sizes_table(records[LATENTS_GROUP]))
 
 
 def _show_shards(
@@ -120,7 +134,15 @@ def raw_bytes(record: LedgerRecord) -> int:
     return sum(stats.raw_bytes for stats in record.stats.values())
 
 
-def show_sampled(manifest: Manifest, group: str, rows: SampledRows, console: Console) -> None:
+def show_samples(dataset: Dataset, group: str, shards: Sequence[str], console: Console) -> None:
+    """Prints what a few chunks of some shards of a group hold."""
+    if group == LATENTS_GROUP:
+        show_images(sample_images(dataset, shards, _SAMPLED_CHUNKS), console)
+    else:
+        _show_captions(dataset.manifest, group, sample_rows(dataset, group, shards, _SAMPLED_CHUNKS), console)
+
+
+def _show_captions(manifest: Manifest, group: str, rows: SampledRows, console: Console) -> None:
     """Prints token counts and captions of sampled rows of a group."""
     if not rows.keys:
         return

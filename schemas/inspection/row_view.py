@@ -1,7 +1,8 @@
-"""One row: its caption, token counts, and every tensor's shape, range and first values."""
+"""One row: its caption and token counts, or its image's sizes, and every tensor's shape, range and first values."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields
 
 import numpy as np
@@ -9,11 +10,13 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.text import Text
 
-from schemas.dataset import Dataset, EncodedCaption, Row
+from schemas.dataset import Dataset, EncodedCaption, LatentRow, Row
 from schemas.errors import ConfigError
 from schemas.identity import ENCODER_NAMES
+from schemas.inspection.latents_view import image_facts
 from schemas.inspection.shard_view import read_rejects
 from schemas.inspection.text import caption_text, pairs, table
+from schemas.latent_manifest import LATENTS_GROUP
 
 _SHOWN_VALUES = 4
 _SHOWN_CHARACTERS = 2000
@@ -42,35 +45,54 @@ def show_row(dataset: Dataset, group: str, shard: str, row: int, console: Consol
             actual=f"shard {shard!r} has {record.num_rows} rows in group {group!r}",
             remedy="choose a row that is there",
         )
-    chunk, index = divmod(row, dataset.manifest.layout.chunk_rows)
-    found = Row(dataset.read_chunk(group, shard, chunk), index, dataset.manifest)
-    facts = [
-        ("key", caption_text(found.key)),
-        ("caption", caption_text(found.caption, _SHOWN_CHARACTERS)),
-        ("chunk", Text(f"{chunk}, row {index} of it")),
-    ]
+    chunk, index = divmod(row, dataset.layout.chunk_rows)
+    batch = dataset.read_chunk(group, shard, chunk)
+    found: Row | LatentRow
+    if group == LATENTS_GROUP:
+        assert dataset.latents is not None
+        found = LatentRow(batch, index, dataset.latents)
+    else:
+        found = Row(batch, index, dataset.manifest)
+    facts: list[tuple[str, str | Text]] = [("key", caption_text(found.key))]
+    if isinstance(found, Row):
+        facts.append(("caption", caption_text(found.caption, _SHOWN_CHARACTERS)))
+    facts.append(("chunk", Text(f"{chunk}, row {index} of it")))
     if found.is_null:
         reasons = [f"{r.code}: {r.reason}" for r in read_rejects(dataset, record) if r.has_row and r.key == found.key]
         facts.append(("null row", Text(reasons[0] if reasons else "no reason in the rejects: run validate")))
-        console.print(pairs(f"Shard {shard}, group {group}, row {row}", facts))
-        return
-    for name in ENCODER_NAMES:
-        cut = ", truncated" if found[name].truncated else ""
-        facts.append((name, Text(f"{found[name].num_tokens} tokens{cut}")))
+    else:
+        facts += image_facts(found) if isinstance(found, LatentRow) else _token_facts(found)
     console.print(pairs(f"Shard {shard}, group {group}, row {row}", facts))
-    console.print()
-    _show_tensors(found, console)
+    if not found.is_null:
+        console.print()
+        _show_tensors(found, console)
 
 
-def _show_tensors(row: Row, console: Console) -> None:
+def _token_facts(row: Row) -> list[tuple[str, str | Text]]:
+    facts: list[tuple[str, str | Text]] = []
+    for name in ENCODER_NAMES:
+        cut = ", truncated" if row[name].truncated else ""
+        facts.append((name, Text(f"{row[name].num_tokens} tokens{cut}")))
+    return facts
+
+
+def _show_tensors(row: Row | LatentRow, console: Console) -> None:
     numbers = ("min", "max", "mean", "std")
     made = table("tensor", "shape", "dtype", *numbers, "first values", right=numbers)
+    for name, values in _tensors(row):
+        made.add_row(name, *_tensor_cells(values))
+    console.print(made)
+
+
+def _tensors(row: Row | LatentRow) -> Iterator[tuple[str, npt.NDArray[np.generic]]]:
+    if isinstance(row, LatentRow):
+        yield "latents", row.latents
+        return
     for encoder in ENCODER_NAMES:
         for name in _TENSORS:
             values = getattr(row[encoder], name)
             if values is not None:
-                made.add_row(f"{encoder}.{name}", *_tensor_cells(values))
-    console.print(made)
+                yield f"{encoder}.{name}", values
 
 
 def _tensor_cells(values: npt.NDArray[np.generic]) -> list[str]:

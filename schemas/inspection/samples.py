@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,19 +46,27 @@ class SampledRows:
 
     def spread(self, count: int) -> list[int]:
         """Indices of up to `count` rows spread over all of them."""
-        if not self.keys:
-            return []
-        return sorted(set(np.linspace(0, len(self.keys) - 1, count).astype(int).tolist()))
+        return spread(len(self.keys), count)
+
+
+def spread(length: int, count: int) -> list[int]:
+    """Up to `count` indices spread over `length`."""
+    return sorted(set(np.linspace(0, length - 1, count).astype(int).tolist())) if length else []
 
 
 def sample_rows(dataset: Dataset, group: str, shards: Sequence[str], max_chunks: int) -> SampledRows:
     """Reads at most `max_chunks` chunks, spread over the shards, then over their chunks."""
     rows = SampledRows()
+    for shard, chunk in chosen_chunks(dataset, group, shards, max_chunks):
+        rows.add(dataset, group, shard, chunk)
+    return rows
+
+
+def chosen_chunks(dataset: Dataset, group: str, shards: Sequence[str], max_chunks: int) -> Iterator[tuple[str, int]]:
+    """At most `max_chunks` (shard, chunk), spread over the shards, then over their chunks."""
     filled = [shard for shard in shards if dataset.record(group, shard).num_rows]
-    chosen = sorted(set(np.linspace(0, len(filled) - 1, max_chunks).astype(int).tolist())) if filled else []
+    chosen = spread(len(filled), max_chunks)
     for index in chosen:
         num_chunks = len(list(dataset.record(group, filled[index]).chunks()))
-        each = max(1, max_chunks // len(chosen))
-        for chunk in sorted(set(np.linspace(0, num_chunks - 1, each).astype(int).tolist())):
-            rows.add(dataset, group, filled[index], chunk)
-    return rows
+        for chunk in spread(num_chunks, max(1, max_chunks // len(chosen))):
+            yield filled[index], chunk

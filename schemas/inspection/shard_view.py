@@ -8,15 +8,13 @@ from rich.console import Console
 from rich.text import Text
 
 from schemas.dataset import Dataset
-from schemas.inspection.dataset_view import raw_bytes, show_sampled
-from schemas.inspection.samples import sample_rows
+from schemas.inspection.dataset_view import raw_bytes, show_samples
 from schemas.inspection.text import bytes_text, caption_text, pairs, ratio_text, table
 from schemas.ledger import EncoderStats, LatentStats, LedgerRecord, record_path, rejects_path
 from schemas.rejects import Reject, load_rejects
 
 _SHOWN_CHUNKS = 16
 _SHOWN_REJECTS = 6
-_SAMPLED_CHUNKS = 4
 
 
 def show_shard(dataset: Dataset, groups: Sequence[str], shard: str, console: Console) -> None:
@@ -28,7 +26,7 @@ def show_shard(dataset: Dataset, groups: Sequence[str], shard: str, console: Con
         console.print(pairs(f"Shard {shard}, group {group}", _facts(record)))
         _show_chunks(record, console)
         _show_rejects(read_rejects(dataset, record), console)
-        show_sampled(dataset.manifest, group, sample_rows(dataset, group, [shard], _SAMPLED_CHUNKS), console)
+        show_samples(dataset, group, [shard], console)
     command = f"python -m schemas inspect {dataset.store.url} {shard} --row 0"
     console.print(Text(f"\nOne row: {command}", style="dim"))
 
