@@ -14,6 +14,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from trainer.stream.cache import ChunkCache
+from trainer.stream.catalog import Catalog
+from trainer.stream.fetch import ChunkFetcher
 
 from schemas.dataset import Dataset, Row
 from schemas.documents import digest
@@ -23,10 +26,7 @@ from schemas.manifest import MANIFEST_PATH
 from trainer.conditioning import ConditioningConfig, ContextLayout, context_layout
 from trainer.stream.batch import Batch
 from trainer.stream.budget import MemoryBudget
-from trainer.stream.cache import ChunkCache
-from trainer.stream.catalog import Catalog
 from trainer.stream.config import StreamConfig
-from trainer.stream.fetch import ChunkFetcher
 from trainer.stream.host_batch import BatchMaker, HostBatch
 from trainer.stream.merged import EmptyPrompt, HostAssembler
 from trainer.stream.mixture import GlobalOrder

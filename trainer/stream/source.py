@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from trainer.stream.catalog import Catalog, ChunkRef
+from trainer.stream.fetch import ChunkFetcher
 
 from schemas.dataset import Dataset
 from schemas.ledger import part_path
-from trainer.stream.catalog import Catalog, ChunkRef
 from trainer.stream.decode import SampleChunk, sample_chunk
-from trainer.stream.fetch import ChunkFetcher
 from trainer.stream.mixture import GlobalOrder, draw_field
 from trainer.stream.plan import ChunkId
 from trainer.stream.shapes import require_caption_shapes, require_latent_shapes
