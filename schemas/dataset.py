@@ -6,8 +6,9 @@ read, checked against the ledger before a byte of it is used.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 
@@ -127,9 +128,26 @@ class Dataset:
             data = stored if isinstance(stored, bytes) else stored.as_py()
             where = self.store.locate(record_path(group, shard))
             record = load_record(data, where=where)
-            require_manifest_identity(record, self._identity(group), where=where)
+            require_manifest_identity(record.identity_sha256, self._identity(group), where=where)
             _remember(self._records, name, record)
         return record
+
+    def record_body(self, group: str, shard: str) -> dict[str, Any]:
+        """A ledger record's fields, for whoever goes through all of them: twenty times quicker than `record`.
+
+        The index carries a digest of its own and a ledger's records were checked when the dataset was opened, so that
+        the bytes are known to be those that were written; the fields are not validated again, nor kept.
+
+        Raises:
+            ContractError: Not committed, or of another identity than the manifest.
+        """
+        stored = self._stored_records.get((group, shard))
+        if stored is None:
+            raise _not_committed(self.store, group, shard)
+        body: dict[str, Any] = json.loads(stored if isinstance(stored, bytes) else stored.as_py())
+        where = self.store.locate(record_path(group, shard))
+        require_manifest_identity(body["identity_sha256"], self._identity(group), where=where)
+        return body
 
     def read_chunk(self, group: str, shard: str, chunk: int) -> pa.RecordBatch:
         """One chunk, with one ranged read, its checksum verified.
@@ -242,18 +260,18 @@ def open_dataset(url: str, source: Literal["auto", "index", "ledger"] = "auto") 
     return Dataset(url, source)
 
 
-def require_manifest_identity(record: LedgerRecord, identity_sha256: str, *, where: str) -> None:
+def require_manifest_identity(actual: str, expected: str, *, where: str) -> None:
     """Refuses a record of another identity than its dataset.
 
     Raises:
         ContractError: The digests differ.
     """
-    if record.identity_sha256 != identity_sha256:
+    if actual != expected:
         raise ContractError(
             "record-identity",
             where=where,
-            expected=f"identity {identity_sha256[:16]}... of the manifest",
-            actual=f"identity {record.identity_sha256[:16]}...",
+            expected=f"identity {expected[:16]}... of the manifest",
+            actual=f"identity {actual[:16]}...",
             remedy="two encodings are mixed: delete the record and encode the shard again with the dataset's options",
         )
 
