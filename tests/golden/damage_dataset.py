@@ -14,18 +14,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from schemas.arrow_schema import caption_schema
 from schemas.commit import store_parts
 from schemas.dataset import open_dataset
 from schemas.documents import seal
+from schemas.group_schema import schema_of
 from schemas.identity import CaptionIdentity
 from schemas.index import write_index
+from schemas.latent_manifest import LATENTS_GROUP, LatentManifest
 from schemas.ledger import Chunk, LedgerRecord, Part, keys_sha256, part_path, read_record, record_path, rejects_path
 from schemas.manifest import CONTAINER_SUFFIX, Container, Layout, Manifest
 from schemas.parts import chunk_checksum
 from schemas.rejects import Reject, dump_rejects
 from schemas.storage import Store
-from tests.datasets import Sample, make_manifest, samples, write_dataset
+from tests.datasets import Sample, make_latent_manifest, make_manifest, pictures, samples, write_dataset
 
 ROWS: dict[str, Sequence[Sample]] = {
     "a/0000": samples(5, missing=[3], prefix="a"),
@@ -46,6 +47,13 @@ def golden_manifest(container: Container) -> Manifest:
     return manifest.model_copy(update={"captions": CaptionIdentity(**encoders), "layout": layout})
 
 
+def golden_latents(container: Container) -> LatentManifest:
+    """Four channels, two sizes of 2 x 2 and 1 x 3 values."""
+    manifest = make_latent_manifest(container, buckets=((16, 16), (8, 24)))
+    identity = manifest.latents.model_copy(update={"num_channels": 4})
+    return manifest.model_copy(update={"latents": identity, "layout": golden_manifest(container).layout})
+
+
 _LIMIT = {"max_tokens": 4}
 PART_BYTES: dict[Container, int] = {"arrow": 7_000, "webdataset": 17_000}
 
@@ -53,6 +61,16 @@ PART_BYTES: dict[Container, int] = {"arrow": 7_000, "webdataset": 17_000}
 def write_golden(folder: Path, container: Container) -> None:
     """Writes the undamaged dataset."""
     write_dataset(str(folder), golden_manifest(container), GROUPS)
+
+
+def write_golden_latents(folder: Path, container: Container) -> None:
+    """Writes the undamaged dataset with latents: one caption group, and an image missing where a caption is there."""
+    latents = golden_latents(container)
+    images = {
+        shard: pictures(latents, [row.key for row in rows], missing=[1] if shard == "a/0000" else [])
+        for shard, rows in ROWS.items()
+    }
+    write_dataset(str(folder), golden_manifest(container), {"txt": ROWS}, latents, images)
 
 
 Batches = list[pa.RecordBatch]
@@ -64,6 +82,7 @@ class Victim:
 
     folder: Path
     manifest: Manifest
+    latents: LatentManifest | None = None
 
     @property
     def store(self) -> Store:
@@ -72,6 +91,12 @@ class Victim:
     @property
     def is_arrow(self) -> bool:
         return self.manifest.layout.container == "arrow"
+
+    def manifest_of(self, group: str) -> Manifest | LatentManifest:
+        if group != LATENTS_GROUP:
+            return self.manifest
+        assert self.latents is not None
+        return self.latents
 
     def record(self, group: str = "txt", shard: str = "a/0000") -> LedgerRecord:
         found = read_record(self.store, group, shard)
@@ -97,7 +122,8 @@ class Victim:
             self.reindex()
 
     def reindex(self) -> None:
-        write_index(self.store, self.manifest.identity_sha256)
+        latents = None if self.latents is None else self.latents.identity_sha256
+        write_index(self.store, self.manifest.identity_sha256, latents)
 
     def reseal_part(self, data: bytes, *, chunk: int | None = None, **place: Any) -> None:
         """Replaces the bytes of the first part, with right checksums; sizes stay as they are."""
@@ -137,7 +163,7 @@ class Victim:
         batches = change(self.batches(group, shard))
         for part in self.record(group, shard).parts:
             (self.folder / part_path(shard, part.name)).unlink()
-        schema = schema or caption_schema(self.manifest, group, shard)
+        schema = schema or schema_of(self.manifest_of(group), group, shard)
         parts = store_parts(self.store, batches, schema, group, shard, self.manifest.layout)
         keys = [str(key) for batch in batches for key in batch.column("key").to_pylist()]
         facts: dict[str, Any] = {"parts": [part.model_dump() for part in parts], "keys_sha256": keys_sha256(keys)}

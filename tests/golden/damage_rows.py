@@ -28,15 +28,15 @@ def _cell(encoder: str, field: str, value: object, row: int = 1) -> Callable[[Ba
 def _with(batch: pa.RecordBatch, encoder: str, field: str, value: object, row: int) -> pa.RecordBatch:
     rows: list[dict[str, Any]] = batch.column(encoder).to_pylist()
     rows[row] = {**rows[row], field: value}
-    return _replaced(batch, encoder, pa.array(rows, batch.schema.field(encoder).type))
+    return replaced(batch, encoder, pa.array(rows, batch.schema.field(encoder).type))
 
 
-def _replaced(batch: pa.RecordBatch, name: str, column: pa.Array) -> pa.RecordBatch:
+def replaced(batch: pa.RecordBatch, name: str, column: pa.Array) -> pa.RecordBatch:
     columns = [column if field.name == name else batch.column(field.name) for field in batch.schema]
     return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
 
 
-def _planes(values: np.ndarray) -> dict[str, bytes]:
+def planes(values: np.ndarray) -> dict[str, bytes]:
     pairs = values.astype(ml_dtypes.bfloat16).reshape(-1).view(np.uint8).reshape(-1, 2)
     return {"p0": pairs[:, 1].tobytes(), "p1": pairs[:, 0].tobytes()}
 
@@ -49,19 +49,19 @@ def _random(*shape: int) -> np.ndarray:
 def nan_in_hidden(victim: Victim) -> None:
     values = _random(4, 8)
     values[2, 3] = np.nan
-    victim.rewrite(_cell("t5", "hidden", _planes(values)))
+    victim.rewrite(_cell("t5", "hidden", planes(values)))
 
 
 @case("values", "tensor-not-finite")
 def infinity_in_pooled(victim: Victim) -> None:
     values = _random(4)
     values[0] = -np.inf
-    victim.rewrite(_cell("clip_l", "pooled", _planes(values)))
+    victim.rewrite(_cell("clip_l", "pooled", planes(values)))
 
 
 @case("values", "tensor-constant")
 def all_zero_hidden(victim: Victim) -> None:
-    victim.rewrite(_cell("clip_g", "hidden", _planes(np.zeros((4, 6)))))
+    victim.rewrite(_cell("clip_g", "hidden", planes(np.zeros((4, 6)))))
 
 
 @case("values", "tensor-constant")
@@ -69,28 +69,28 @@ def zero_vector_of_one_token(victim: Victim) -> None:
     values = _random(4, 6)
     values[3] = 0.0
     values[3, ::2] = -0.0
-    victim.rewrite(_cell("clip_g", "hidden", _planes(values)))
+    victim.rewrite(_cell("clip_g", "hidden", planes(values)))
 
 
 @case("values", "tensor-constant")
 def constant_eos(victim: Victim) -> None:
-    victim.rewrite(_cell("clip_g", "eos", _planes(np.full(6, 0.5))))
+    victim.rewrite(_cell("clip_g", "eos", planes(np.full(6, 0.5))))
 
 
 @case("values", "tensor-constant")
 def the_same_vector_for_all_tokens(victim: Victim) -> None:
-    victim.rewrite(_cell("t5", "hidden", _planes(np.tile(_random(8), (4, 1)))))
+    victim.rewrite(_cell("t5", "hidden", planes(np.tile(_random(8), (4, 1)))))
 
 
 @case("values", "tensor-size")
 def hidden_of_fewer_tokens(victim: Victim) -> None:
-    victim.rewrite(_cell("t5", "hidden", _planes(_random(3, 8))))
+    victim.rewrite(_cell("t5", "hidden", planes(_random(3, 8))))
 
 
 @case("values", "tensor-size")
 def planes_of_two_lengths(victim: Victim) -> None:
-    planes = _planes(_random(4, 8))
-    victim.rewrite(_cell("t5", "hidden", planes | {"p1": planes["p1"][:-1]}))
+    cell = planes(_random(4, 8))
+    victim.rewrite(_cell("t5", "hidden", cell | {"p1": cell["p1"][:-1]}))
 
 
 @case("values", "tensor-size")
@@ -103,7 +103,7 @@ def null_row_with_planes(victim: Victim) -> None:
         full = pa.array([shown, shown], field.type)
         children = [full.field(index) for index in range(field.type.num_fields)]
         hidden = pa.StructArray.from_arrays(children, fields=list(field.type), mask=pa.array([False, True]))
-        return [batches[0], _replaced(batches[1], "t5", hidden), *batches[2:]]
+        return [batches[0], replaced(batches[1], "t5", hidden), *batches[2:]]
 
     victim.rewrite(change)
 
@@ -130,7 +130,7 @@ def truncated_but_short(victim: Victim) -> None:
 def duplicate_keys(victim: Victim) -> None:
     def change(batches: Batches) -> Batches:
         keys = pa.array(["a00000", "a00000"], pa.large_string())
-        return [_replaced(batches[0], "key", keys), *batches[1:]]
+        return [replaced(batches[0], "key", keys), *batches[1:]]
 
     for group in ("txt", "json.x"):
         victim.rewrite(change, group=group)
@@ -140,7 +140,7 @@ def duplicate_keys(victim: Victim) -> None:
 def encoded_row_without_caption(victim: Victim) -> None:
     def change(batches: Batches) -> Batches:
         captions = pa.array([None, "a caption"], pa.large_string())
-        return [_replaced(batches[0], "caption", captions), *batches[1:]]
+        return [replaced(batches[0], "caption", captions), *batches[1:]]
 
     victim.rewrite(change)
 
@@ -150,7 +150,7 @@ def row_null_for_one_encoder(victim: Victim) -> None:
     def change(batches: Batches) -> Batches:
         rows = batches[0].column("t5").to_pylist()
         column = pa.array([rows[0], None], batches[0].schema.field("t5").type)
-        return [_replaced(batches[0], "t5", column), *batches[1:]]
+        return [replaced(batches[0], "t5", column), *batches[1:]]
 
     victim.rewrite(change)
 
@@ -159,7 +159,7 @@ def _null_first_row(batches: Batches) -> Batches:
     first = batches[0]
     for name in ("clip_l", "clip_g", "t5"):
         rows = first.column(name).to_pylist()
-        first = _replaced(first, name, pa.array([None, rows[1]], first.schema.field(name).type))
+        first = replaced(first, name, pa.array([None, rows[1]], first.schema.field(name).type))
     return [first, *batches[1:]]
 
 

@@ -1,4 +1,4 @@
-"""Writes `damage/`: for each container a small dataset, and for each damage what it does to the dataset's files.
+"""Writes `damage/`: for each flavour a small dataset, and for each damage what it does to the dataset's files.
 
     python -m tests.golden.make_damage
 
@@ -15,18 +15,43 @@ from pathlib import Path
 from typing import Any
 
 from schemas.manifest import Container
-from tests.golden import damage_objects, damage_records, damage_rows
+from tests.golden import damage_latent_rows, damage_latents, damage_objects, damage_records, damage_rows
 from tests.golden.damage_case import BOTH, Case
-from tests.golden.damage_dataset import Victim, golden_manifest, write_golden
+from tests.golden.damage_dataset import Victim, golden_latents, golden_manifest, write_golden, write_golden_latents
 from tests.golden.edits import apply, edits
 
 FOLDER = Path(__file__).parent / "damage"
 UNDAMAGED = "undamaged"
 
+_LATENTS = "-latents"
+LATENT_FLAVOURS = tuple(container + _LATENTS for container in BOTH)
+FLAVOURS: tuple[str, ...] = (*BOTH, *LATENT_FLAVOURS)
+"""Each container with captions alone, and with captions and image latents."""
 
-def all_cases(container: Container) -> list[Case]:
-    """Every damage that a container can have."""
-    found = [*damage_objects.case.found, *damage_records.case.found, *damage_rows.case.found]
+
+def container_of(flavour: str) -> Container:
+    (found,) = (container for container in BOTH if container == flavour.removesuffix(_LATENTS))
+    return found
+
+
+def victim(flavour: str, folder: Path) -> Victim:
+    container = container_of(flavour)
+    latents = golden_latents(container) if flavour.endswith(_LATENTS) else None
+    return Victim(folder, golden_manifest(container), latents)
+
+
+def write_undamaged(flavour: str, folder: Path) -> None:
+    write = write_golden_latents if flavour.endswith(_LATENTS) else write_golden
+    write(folder, container_of(flavour))
+
+
+def all_cases(flavour: str) -> list[Case]:
+    """Every damage that a flavour can have."""
+    container = container_of(flavour)
+    if flavour.endswith(_LATENTS):
+        found = [*damage_latents.case.found, *damage_latent_rows.case.found]
+    else:
+        found = [*damage_objects.case.found, *damage_records.case.found, *damage_rows.case.found]
     assert len({case.name for case in found}) == len(found)
     return [case for case in found if container in case.containers]
 
@@ -36,15 +61,15 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def case_path(container: Container, name: str) -> Path:
-    return FOLDER / container / f"{name}.json"
+def case_path(flavour: str, name: str) -> Path:
+    return FOLDER / flavour / f"{name}.json"
 
 
-def restore(container: Container, name: str, folder: Path) -> None:
+def restore(flavour: str, name: str, folder: Path) -> None:
     """Makes a golden damaged dataset from the undamaged one."""
-    undamaged = FOLDER / container / UNDAMAGED
+    undamaged = FOLDER / flavour / UNDAMAGED
     shutil.copytree(undamaged, folder, dirs_exist_ok=True)
-    stored = json.loads(case_path(container, name).read_bytes())
+    stored = json.loads(case_path(flavour, name).read_bytes())
     for path in stored["removed"]:
         (folder / path).unlink()
     for written in stored["written"]:
@@ -55,10 +80,10 @@ def restore(container: Container, name: str, folder: Path) -> None:
 
 def main() -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
-    for container in BOTH:
-        write_golden(FOLDER / container / UNDAMAGED, container)
-        for case in all_cases(container):
-            case_path(container, case.name).write_text(case_text(stored_case(case, container)))
+    for flavour in FLAVOURS:
+        write_undamaged(flavour, FOLDER / flavour / UNDAMAGED)
+        for case in all_cases(flavour):
+            case_path(flavour, case.name).write_text(case_text(stored_case(case, flavour)))
 
 
 def case_text(stored: dict[str, Any]) -> str:
@@ -69,13 +94,13 @@ def case_text(stored: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def stored_case(case: Case, container: Container) -> dict[str, Any]:
+def stored_case(case: Case, flavour: str) -> dict[str, Any]:
     """Does a damage to a copy of the golden dataset and notes what it did."""
-    undamaged = FOLDER / container / UNDAMAGED
+    undamaged = FOLDER / flavour / UNDAMAGED
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "dataset"
         shutil.copytree(undamaged, folder)
-        case.damage(Victim(folder, golden_manifest(container)))
+        case.damage(victim(flavour, folder))
         before, after = files(undamaged), files(folder)
     changed = [path for path, data in after.items() if before.get(path) != data]
     return {

@@ -11,21 +11,25 @@ from hypothesis import strategies as st
 
 from schemas.validator import validate
 from tests.golden.damage_case import BOTH
-from tests.golden.make_damage import FOLDER, UNDAMAGED, files
+from tests.golden.make_damage import FLAVOURS, FOLDER, LATENT_FLAVOURS, UNDAMAGED, files
 
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("flips")
-    return {name: Path(shutil.copytree(FOLDER / name / UNDAMAGED, folder / name)) for name in BOTH}
+    return {name: Path(shutil.copytree(FOLDER / name / UNDAMAGED, folder / name)) for name in FLAVOURS}
 
 
-@pytest.mark.parametrize("kind", ["manifest", "ledger", "rejects", "index", "shards"])
-@pytest.mark.parametrize("container", BOTH)
+KINDS = [(flavour, kind) for flavour in BOTH for kind in ("manifest.", "ledger", "rejects", "index", "shards")]
+LATENT_KINDS = ["manifest.latents", "ledger/latents", "rejects/latents", "index"]
+KINDS += [(flavour, kind) for flavour in LATENT_FLAVOURS for kind in LATENT_KINDS]
+
+
+@pytest.mark.parametrize(("flavour", "kind"), KINDS)
 @settings(max_examples=40)
 @given(data=st.data())
-def test_every_flip_is_found(datasets: dict[str, Path], container: str, kind: str, data: st.DataObject) -> None:
-    folder = datasets[container]
+def test_every_flip_is_found(datasets: dict[str, Path], flavour: str, kind: str, data: st.DataObject) -> None:
+    folder = datasets[flavour]
     name = data.draw(st.sampled_from(sorted(name for name in files(folder) if name.startswith(kind))), "file")
     honest = (folder / name).read_bytes()
     bit = data.draw(st.integers(0, 8 * len(honest) - 1), "bit")

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from schemas.validator import LEVELS, validate
-from tests.golden.damage_case import BOTH, Case
-from tests.golden.make_damage import FOLDER, all_cases, restore
+from tests.golden.damage_case import Case
+from tests.golden.make_damage import FLAVOURS, FOLDER, all_cases, restore
 
-ALL = [(container, case) for container in BOTH for case in all_cases(container)]
+ALL = [(flavour, case) for flavour in FLAVOURS for case in all_cases(flavour)]
 
 
-@pytest.mark.parametrize(("container", "case"), ALL, ids=[f"{container}-{case.name}" for container, case in ALL])
-def test_damage_is_named(container: str, case: Case, tmp_path: Path) -> None:
-    restore(container, case.name, tmp_path)
+@pytest.mark.parametrize(("flavour", "case"), ALL, ids=[f"{flavour}-{case.name}" for flavour, case in ALL])
+def test_damage_is_named(flavour: str, case: Case, tmp_path: Path) -> None:
+    restore(flavour, case.name, tmp_path)
     for level in LEVELS:
         report = validate(str(tmp_path), level, source=False)
         found = {finding.code for finding in report.findings if finding.severity != "note"}
@@ -30,8 +30,8 @@ def test_damage_is_named(container: str, case: Case, tmp_path: Path) -> None:
             assert found == case.codes
 
 
-@pytest.mark.parametrize("container", BOTH)
-def test_the_stored_damages_are_those_of_the_generator(container: str) -> None:
-    stored = {path.stem: json.loads(path.read_bytes()) for path in (FOLDER / container).glob("*.json")}
-    wanted = {case.name: (case.level, sorted(case.codes), case.is_error) for case in all_cases(container)}
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_the_stored_damages_are_those_of_the_generator(flavour: str) -> None:
+    stored = {path.stem: json.loads(path.read_bytes()) for path in (FOLDER / flavour).glob("*.json")}
+    wanted = {case.name: (case.level, sorted(case.codes), case.is_error) for case in all_cases(flavour)}
     assert {name: (s["level"], s["codes"], s["is_error"]) for name, s in stored.items()} == wanted
