@@ -129,16 +129,18 @@ class Progress:
     def _figures(self) -> list[str]:
         (since, before), now = self._history[0], self._so_far()
         seconds = max(1e-9, self._clock() - max(since, self._first_ready or since))
-        # An attempt that fails takes its figures back.
-        captions = max(0, now.num_captions - before.num_captions) / seconds
-        tokens = max(0, now.num_tokens - before.num_tokens) / seconds
-        return [
-            f"{captions:,.0f} captions/s",
-            f"{tokens:,.0f} tokens/s",
-            f"padding {now.padding_share:.0%}",
-            f"{self._num_workers} workers",
-            f"{self._num_failed} failed",
-        ]
+
+        def rate(field: str) -> str:
+            # An attempt that fails takes its figures back.
+            return f"{max(0, getattr(now, field) - getattr(before, field)) / seconds:,.0f}"
+
+        figures = []
+        if now.num_captions or not now.num_images:
+            padding = f"padding {now.padding_share:.0%}"
+            figures += [f"{rate('num_captions')} captions/s", f"{rate('num_tokens')} tokens/s", padding]
+        if now.num_images:
+            figures.append(f"{rate('num_images')} images/s")
+        return [*figures, f"{self._num_workers} workers", f"{self._num_failed} failed"]
 
     def _share_text(self) -> str:
         before = f" ({self._num_done_before:,} before)" if self._num_done_before else ""

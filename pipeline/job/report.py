@@ -29,15 +29,19 @@ def _lines(config: EncodeConfig, plan: Plan, outcome: JobOutcome, totals: Totals
     expected = plan.num_shards * len(plan.columns)
     committed = expected - plan.num_todo - len(plan.quarantined) + sum(len(s.groups) for s in outcome.shards)
     yield "shards", f"{committed:,} of {expected:,} committed ({plan.num_committed:,} were before this run)"
-    if counters.num_captions:
-        rate = counters.num_captions / max(1e-9, outcome.seconds)
+    done = [f"{counters.num_captions:,} captions"] if counters.num_captions else []
+    done += [f"{counters.num_images:,} images"] if counters.num_images else []
+    if done:
+        rate = (counters.num_captions + counters.num_images) / max(1e-9, outcome.seconds)
+        what = "rows" if len(done) > 1 else done[0].split()[-1]
         yield (
             "this run",
             (
-                f"{counters.num_captions:,} captions in {outcome.seconds:,.1f} s with {outcome.num_workers} workers on "
-                f"{outcome.device}: {rate:,.1f} captions/s, workers' start included"
+                f"{' and '.join(done)} in {outcome.seconds:,.1f} s with {outcome.num_workers} workers on "
+                f"{outcome.device}: {rate:,.1f} {what}/s, workers' start included"
             ),
         )
+    if counters.num_captions:
         yield (
             "tokens",
             (
@@ -49,7 +53,7 @@ def _lines(config: EncodeConfig, plan: Plan, outcome: JobOutcome, totals: Totals
     if totals.raw_bytes:
         ratio = totals.num_bytes / totals.raw_bytes
         each = totals.num_bytes / max(1, totals.num_encoded)
-        yield "bytes", f"{readable_bytes(totals.num_bytes)}, {ratio:.3f} of raw, {readable_bytes(each)} a caption"
+        yield "bytes", f"{readable_bytes(totals.num_bytes)}, {ratio:.3f} of raw, {readable_bytes(each)} a row"
 
 
 def _troubles(plan: Plan, outcome: JobOutcome, totals: Totals) -> Iterator[str]:

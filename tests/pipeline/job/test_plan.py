@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 
 import schemas
 from pipeline.encode import run
-from pipeline.job.estimate import estimate
+from pipeline.job.dry_run import caption_cost
+from pipeline.job.estimate import RowCost, estimate
 from pipeline.job.finalize import finalize
 from pipeline.job.plan import make_plan
 from pipeline.presets import PRESETS
@@ -79,20 +81,47 @@ def test_quarantined_shards_are_left_alone_until_told_or_changed(inputs: Inputs,
 
 
 def test_estimates_come_from_the_dataset_or_from_a_tar(inputs: Inputs, dataset: Store, tmp_path: Path) -> None:
-    tokens = {"clip_l": 77, "clip_g": 77, "t5": 77}
+    costs = {"txt": RowCost(stored_bytes=680, seconds=0.5)}
     plan = make_plan(inputs, dataset, ["txt"], retry_quarantined=False)
-    found = estimate(plan, inputs, dataset, row_bytes=1000, tokens_per_caption=tokens)
+    found = estimate(plan, inputs, dataset, costs)
     assert "2 committed shards" in found.basis
     record = schemas.open_dataset(dataset.url).record("txt", "a")
     assert found.stored_bytes == pytest.approx(found.num_captions * record.num_bytes / 5, rel=0.05)
 
     nothing = Store(str(tmp_path / "nothing"))
     plan = make_plan(inputs, nothing, ["txt"], retry_quarantined=False)
-    found = estimate(plan, inputs, nothing, row_bytes=1000, tokens_per_caption=tokens)
+    found = estimate(plan, inputs, nothing, costs)
     assert found.num_captions == 15
     assert found.stored_bytes == 15 * 680
+    assert found.worker_hours * 3600 == pytest.approx(7.5)
+
+
+def test_each_group_is_estimated_from_its_own_shards(inputs: Inputs, dataset: Store) -> None:
+    """Captions that are there say nothing about images that are not."""
+    plan = make_plan(inputs, dataset, ["txt", "latents"], retry_quarantined=False)
+    record = schemas.open_dataset(dataset.url).record("txt", "a")
+    found = estimate(plan, inputs, dataset, {"latents": RowCost(stored_bytes=10**6, seconds=3600)})
+    assert found.num_images == 15
+    assert found.worker_hours == pytest.approx(15, rel=0.01)
+    assert found.stored_bytes == pytest.approx(15 * 10**6 + found.num_captions * record.num_bytes / 5, rel=0.01)
+    assert "committed shards" in found.basis
+    assert "samples in a.tar" in found.basis
+
+
+def test_a_dry_run_tells_what_the_real_models_cost(
+    inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = dataclasses.replace(PRESETS["sd3"][1], input=inputs.store.url, output=str(tmp_path / "new"), dry_run=True)
     # 0.827 TFLOP a caption at half of 790 TFLOP/s.
-    assert found.worker_hours * 3600 == pytest.approx(15 * 0.827 / 395, rel=0.01)
+    assert caption_cost(config).seconds == pytest.approx(0.827 / 395, rel=0.01)
+    run(config)
+    assert re.search(r"captions +about 15\n.*bytes +about 9.7 MB\n", capsys.readouterr().out, re.DOTALL)
+    run(dataclasses.replace(config, columns=(), latents="autoencoder_kl"))
+    out = capsys.readouterr().out
+    # 15 images of 16 x 64 x 64 bfloat16; 1.13 TFLOP each at half of 60 TFLOP/s.
+    assert re.search(r"images +about 15\n.*bytes +about 2.0 MB\n.*time +about 0.6 seconds", out, re.DOTALL)
+    assert "captions" not in out.split("estimated from")[0]
+    assert not (tmp_path / "new").exists()
 
 
 def test_finalize_collects_what_no_record_refers_to(inputs: Inputs, dataset: Store, manifest: Manifest) -> None:

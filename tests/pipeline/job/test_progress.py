@@ -78,6 +78,15 @@ def test_figures_and_time_left() -> None:
     assert line.endswith("1 failed | finished")
 
 
+def test_images_have_a_rate_of_their_own() -> None:
+    images = Counters(num_images=300)
+    job = Job(io.StringIO())
+    job.after(0, WorkerReady(0, {}, 1.0))
+    assert "| 30 images/s | 2 workers |" in job.after(10, UnitProgress("a", 0, images)), "and captions none"
+    line = job.after(10, UnitProgress("a", 0, images + SHARD))
+    assert "| 30 captions/s | 1,500 tokens/s | padding 25% | 15 images/s |" in line
+
+
 def test_rates_are_of_the_last_minute() -> None:
     job = Job(io.StringIO())
     job.after(0, WorkerReady(0, {}, 5.0))
