@@ -126,7 +126,7 @@ class Catalog:
         """Which chunks are in this catalog."""
         apart = np.zeros(len(rows), bool)
         if holdout_rows:
-            names = np.array([xxhash.xxh3_64_intdigest(shard) >> 1 for shard in self.shards], np.int64)
+            names = np.array([xxhash.xxh3_64_intdigest(shard.encode()) >> 1 for shard in self.shards], np.int64)
             by_hash = np.argsort(words(seed, names[shard_of], index_of.astype(np.int64)), kind="stable")
             before = np.cumsum(rows[by_hash]) - rows[by_hash]
             apart[by_hash[before < holdout_rows]] = True

@@ -89,8 +89,8 @@ class SampleChunk:
 def decoded_captions(batch: pa.RecordBatch) -> CaptionChunk:
     """A caption group's record batch as arrays."""
     encoders = {name: batch.column(name) for name in ENCODER_NAMES}
-    hidden = {name: _plane_column(column.field("hidden")) for name, column in encoders.items()}
-    pooled = {
+    hidden: dict[str, PlaneColumn] = {name: _plane_column(column.field("hidden")) for name, column in encoders.items()}
+    pooled: dict[str, PlaneColumn] = {
         name: _plane_column(column.field("pooled"))
         for name, column in encoders.items()
         if column.type.get_field_index("pooled") >= 0

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.stream.mixture import GlobalOrder
-from trainer.stream.window import Tail, window
+from trainer.stream.window import Tail, Window, window
 
 _BATCHES_AT_A_TIME = 64
 
@@ -75,7 +75,7 @@ def planned_batches(order: GlobalOrder, share: Share, position: int, stop: int |
     """
     global_size = share.batch_size * share.world_size
     while True:
-        windows = []
+        windows: list[Window] = []
         while len(windows) < _BATCHES_AT_A_TIME and (stop is None or position < stop):
             found = window(position, global_size, order.rows_per_epoch, share.tail)
             position = found.next_position

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from trainer.stream.budget import MemoryBudget
 from trainer.stream.daemon_pool import DaemonPool
@@ -46,7 +46,7 @@ class ChunkSource(Protocol):
 class Assemble(Protocol[_B_co]):
     """Makes a batch from its chunks."""
 
-    def __call__(self, batch: PlannedBatch, chunks: Mapping[ChunkId, SampleChunk]) -> _B_co:
+    def __call__(self, plan: PlannedBatch, chunks: Mapping[ChunkId, SampleChunk], /) -> _B_co:
         """Called in one of several threads."""
 
 
@@ -141,7 +141,8 @@ class Prefetcher(Generic[_T]):
         for pool in (self._readers, self._decoders, self._assemblers):
             pool.close()
         # Whoever waits for a chunk or a batch that will not come any more must not wait for ever.
-        for future in [*self._pending, *self._outstanding]:
+        waited_for: list[Future[Any]] = [*self._pending, *self._outstanding]
+        for future in waited_for:
             future.cancel()
 
     def _run(self) -> None:

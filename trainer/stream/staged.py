@@ -64,9 +64,12 @@ class Staging:
         def planes(num_rows: int, width: int) -> list[torch.Tensor]:
             return [torch.empty((num_rows, width), dtype=torch.uint8, pin_memory=pin) for _ in range(num_planes)]
 
-        slots = layout.slots
-        self._hidden = {n: planes(batch_size * slots[n].num_tokens, slots[n].hidden_size) for n in ENCODER_NAMES}
-        self._pooled = {n: planes(batch_size, slots[n].pooled_size) for n in ENCODER_NAMES if slots[n].pooled_size}
+        self._hidden: dict[str, list[torch.Tensor]] = {}
+        self._pooled: dict[str, list[torch.Tensor]] = {}
+        for name, slot in layout.slots.items():
+            self._hidden[name] = planes(batch_size * slot.num_tokens, slot.hidden_size)
+            if slot.pooled_size:
+                self._pooled[name] = planes(batch_size, slot.pooled_size)
 
     def gather(self, rows: Sequence[SourceRow | None], kept: npt.NDArray[np.bool_]) -> StagedBatch:
         """Copies a batch's planes in.
@@ -78,7 +81,9 @@ class Staging:
         Returns:
             Views of this memory: valid until the next call.
         """
-        hidden, pooled, left_out = {}, {}, {}
+        hidden: dict[str, StagedTensor] = {}
+        pooled: dict[str, StagedTensor] = {}
+        left_out: dict[str, torch.Tensor] = {}
         for encoder, name in enumerate(ENCODER_NAMES):
             there = [(index, row) for index, row in enumerate(rows) if row is not None]
             chosen = [(index, row) for index, row in there if kept[index, encoder]]
