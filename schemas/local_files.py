@@ -1,4 +1,8 @@
-"""Local files that appear whole and stay: written beside their name, fsynced, put in place, their folder fsynced."""
+"""Local files that appear whole and stay: written beside their name, fsynced, put in place, their folder fsynced.
+
+They are read, not mapped: a mapped file that is cut short meanwhile kills its reader with SIGBUS, and what was checked
+might no longer be what is used.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +45,23 @@ def replace_local(target: Path, data: bytes) -> None:
     temporary = _write_temporary(target, [data])
     os.replace(temporary, target)
     fsync_folder(target.parent)
+
+
+def read_local(target: Path, offset: int, num_bytes: int) -> bytes:
+    """The bytes of a range; fewer if the file ends before it does.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    descriptor = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.pread(descriptor, num_bytes, offset)
+        # One call reads all there is, but for network file systems, and for 2 GiB and more.
+        while len(data) < num_bytes and (more := os.pread(descriptor, num_bytes - len(data), offset + len(data))):
+            data += more
+        return data
+    finally:
+        os.close(descriptor)
 
 
 def _write_temporary(target: Path, chunks: Iterable[bytes]) -> Path:

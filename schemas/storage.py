@@ -23,7 +23,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, from_url
 
 from schemas.errors import ConfigError, DamagedDataError, MissingObjectError, StorageError
-from schemas.local_files import create_local, replace_local
+from schemas.local_files import create_local, read_local, replace_local
 
 # A store that is down for a minute must not end a job of days; obstore's own default gives up after about 3 s.
 _RETRY: Any = {
@@ -120,7 +120,12 @@ class Store:
         if num_bytes == 0:
             return b""
         with self._named(path):
-            data = bytes(obstore.get_range(self._existing(path), path, start=offset, length=num_bytes))
+            backend = self._existing(path)
+            if self.local_root is not None:
+                # A third of the processor time that obstore takes, and a trainer reads all it has this way.
+                data = read_local(self.local_root / path, offset, num_bytes)
+            else:
+                data = bytes(obstore.get_range(backend, path, start=offset, length=num_bytes))
         if len(data) != num_bytes:
             raise _short(self.locate(path), offset, num_bytes, len(data))
         return data
