@@ -14,21 +14,20 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from trainer.stream.cache import ChunkCache
-from trainer.stream.catalog import Catalog
-from trainer.stream.fetch import ChunkFetcher
 
 from schemas.dataset import Dataset, Row
 from schemas.documents import digest
 from schemas.errors import ConfigError, ContractError
-from schemas.identity import ENCODER_NAMES, CaptionIdentity, LatentIdentity, require_same
-from schemas.manifest import MANIFEST_PATH
 from trainer.conditioning import ConditioningConfig, ContextLayout, context_layout
+from trainer.stream.agreeing_datasets import empty_prompt, same_captions, same_latents
 from trainer.stream.batch import Batch
 from trainer.stream.budget import MemoryBudget
+from trainer.stream.cache import ChunkCache
+from trainer.stream.catalog import Catalog
 from trainer.stream.config import StreamConfig
+from trainer.stream.fetch import ChunkFetcher
 from trainer.stream.host_batch import BatchMaker, HostBatch
-from trainer.stream.merged import EmptyPrompt, HostAssembler
+from trainer.stream.merged import HostAssembler
 from trainer.stream.mixture import GlobalOrder
 from trainer.stream.order import ORDER_VERSION, OrderConfig
 from trainer.stream.plan import ChunkId, Share, planned_batches
@@ -80,13 +79,13 @@ class StreamLoader:
         holdout: bool = False,
     ) -> None:
         self.config = config
-        self.identity = _same_captions(datasets)
-        self.latent_identity = _same_latents(datasets, wanted=latents)
+        self.identity = same_captions(datasets)
+        self.latent_identity = same_latents(datasets, wanted=latents)
         self.layout: ContextLayout = context_layout(self.identity, conditioning.t5_tokens)
         self._device = torch.device(device)
         self._dtype = dtype
         self._conditioning = conditioning
-        self._empty = _empty_prompt(conditioning, empty)
+        self._empty = empty_prompt(conditioning, empty)
         self._seed = seed
         self._share = Share(batch_size, rank, world_size, config.tail)
         cache = None if config.cache is None else ChunkCache(config.cache, config.cache_bytes)
@@ -106,18 +105,23 @@ class StreamLoader:
         self._running: list[Prefetcher[HostBatch] | UploadedAhead] = []
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches from the current position on; begins anew if an earlier iteration is still going."""
-        batches = self._start()
-        while True:
-            started = time.perf_counter()
-            batch = next(batches, None)
-            self.waiting_seconds += time.perf_counter() - started
-            if batch is None:
-                return
-            self.position = batch.next_position
-            yield batch
+        """Batches from the current position on; ends an earlier iteration that is still going."""
+        batches, running = self._start()
+        try:
+            while True:
+                started = time.perf_counter()
+                batch = next(batches, None)
+                self.waiting_seconds += time.perf_counter() - started
+                if batch is None:
+                    return
+                self.position = batch.next_position
+                yield batch
+        finally:
+            # Also when the iteration is left early: its threads would go on for ever.
+            for stage in running:
+                stage.close()
 
-    def host_batches(self) -> Iterator[HostBatch]:
+    def host_batches(self) -> Prefetcher[HostBatch]:
         """The batches before their upload, for measurements; the position stays where it is."""
         self.close()
         self._require_memory()
@@ -176,15 +180,15 @@ class StreamLoader:
             return self._device.type != "cpu"
         return self.config.merge == "device"
 
-    def _start(self) -> Iterator[Batch]:
+    def _start(self) -> tuple[Iterator[Batch], list[Prefetcher[HostBatch] | UploadedAhead]]:
         host = self.host_batches()
         assembler = DeviceAssembler(self.layout, self._share.batch_size, self._device, self._empty)
         uploader = Uploader(self._device, self._dtype, assembler, self._stagings)
         if self._device.type == "cuda":
             uploaded = UploadedAhead(host, uploader)
             self._running.append(uploaded)
-            return uploaded
-        return map(uploader.upload_and_give_back, host)
+            return uploaded, [uploaded, host]
+        return map(uploader.upload_and_give_back, host), [host]
 
     def _open(self, dataset: Dataset, cache: ChunkCache | None, *, holdout: bool) -> StreamedDataset:
         config = self.config
@@ -244,42 +248,3 @@ def default_threads() -> int:
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(8, cores // local_ranks))
-
-
-def _same_captions(datasets: Sequence[Dataset]) -> CaptionIdentity:
-    for other in datasets[1:]:
-        require_same(datasets[0].manifest.captions, other.manifest.captions, where=other.store.locate(MANIFEST_PATH))
-    return datasets[0].manifest.captions
-
-
-def _same_latents(datasets: Sequence[Dataset], *, wanted: bool | None) -> LatentIdentity | None:
-    found = [dataset.latents for dataset in datasets]
-    if wanted is False or (wanted is None and all(manifest is None for manifest in found)):
-        return None
-    for dataset, manifest in zip(datasets, found, strict=True):
-        if manifest is None:
-            raise ContractError(
-                "latents-missing",
-                where=dataset.store.url,
-                expected="the group latents",
-                actual="captions only",
-                remedy="run the encode command with --latents on the same tars",
-            )
-    first, *others = [manifest for manifest in found if manifest is not None]
-    for dataset, manifest in zip(datasets[1:], others, strict=True):
-        require_same(first.latents, manifest.latents, where=dataset.store.url)
-    return first.latents
-
-
-def _empty_prompt(conditioning: ConditioningConfig, row: Row | None) -> EmptyPrompt | None:
-    if conditioning.left_out == "zeros":
-        return None
-    if row is None:
-        raise ConfigError(
-            "empty-prompt-missing",
-            where="--conditioning.left-out empty",
-            expected="a prompts dataset, which holds the empty prompt",
-            actual="none given",
-            remedy="make one with `python -m pipeline encode-prompts` and pass it as --prompts",
-        )
-    return {name: (row[name].hidden, row[name].pooled) for name in ENCODER_NAMES}

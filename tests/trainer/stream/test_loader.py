@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -264,3 +267,19 @@ def test_waiting_is_measured(captions_only: Dataset) -> None:
     assert stream.waiting_seconds == 0
     list(stream)
     assert 0 < stream.waiting_seconds < 30
+
+
+def test_an_iteration_that_is_left_ends_its_threads(captions_only: Dataset) -> None:
+    def planners() -> int:
+        return sum(thread.name == "stream-plan" for thread in threading.enumerate())
+
+    before = planners()
+    stream = loader(captions_only, num_epochs=None)
+    for batch in stream:
+        assert batch.valid.any()
+        break
+    gc.collect()
+    time.sleep(0.2)
+    assert planners() <= before
+    # And the next one goes on where it was.
+    assert next(iter(stream)).position == 4

@@ -138,6 +138,7 @@ def test_an_error_of_the_plan_comes_out_too() -> None:
 
 
 def test_closing_ends_whoever_waits() -> None:
+    before = set(threading.enumerate())
     source = Chunks()
     source.gate = threading.Event()
     batches = prefetcher(source, 40, MemoryBudget(10_000))
@@ -155,4 +156,4 @@ def test_closing_ends_whoever_waits() -> None:
     assert ended.wait(5)
     thread.join()
     source.gate.set()
-    assert settle(lambda: not [t for t in threading.enumerate() if t.name.startswith("stream-")])
+    assert settle(lambda: set(threading.enumerate()) <= before)
