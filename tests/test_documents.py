@@ -12,8 +12,12 @@ import tyro
 from pipeline.prepare_weights import PrepareWeightsConfig
 from pipeline.presets import PRESETS, EncodeConfig
 from pipeline.sources import CAPTION_CODES, DAMAGE_CODES, MEMBER_CODES
+from pipeline.sources.reject_codes import IMAGE_CODES
+from schemas.identity import LatentIdentity
 from schemas.index import index_schema
-from schemas.ledger import LedgerRecord
+from schemas.latent_manifest import LatentManifest
+from schemas.latent_schema import IMAGE_FIELDS
+from schemas.ledger import LatentStats, LedgerRecord
 from tests.datasets import make_manifest, samples, write_dataset
 
 
@@ -76,9 +80,11 @@ def test_the_files_of_the_readme_exist(repository: Path) -> None:
 
 def test_the_specification_lists_every_code_and_field(repository: Path) -> None:
     text = (repository / "schemas/SPEC.md").read_text()
-    for code in (*CAPTION_CODES, *MEMBER_CODES, *DAMAGE_CODES, "output-not-finite"):
+    for code in (*CAPTION_CODES, *IMAGE_CODES, *MEMBER_CODES, *DAMAGE_CODES, "output-not-finite"):
         assert f"| `{code}` |" in text, code
-    for field in (*LedgerRecord.model_fields, "xxh3_64", "num_truncated", "raw_bytes"):
+    stored = (LedgerRecord, LatentStats, LatentManifest, LatentIdentity)
+    fields = [name for model in stored for name in model.model_fields]
+    for field in (*fields, *IMAGE_FIELDS, "xxh3_64", "num_truncated"):
         assert f"`{field}`" in text, field
     placeholder = index_schema("")
     assert placeholder.metadata[b"encode_once.sha256"].decode() in text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -63,12 +63,31 @@ class LatentRowsChecker:
             if (numbers["height"][index], numbers["width"][index]) not in self._identity.buckets:
                 actual = f"{numbers['height'][index]} x {numbers['width'][index]} px"
                 self._add(Code.IMAGE_SIZE, "a bucket of the identity", actual, first_row + index, keys[index])
-        lowest = {"original_height": 1, "original_width": 1, "crop_top": 0, "crop_left": 0}
-        for name, least in lowest.items():
-            for index in indices(valid & (numbers[name] < least)):
-                actual = f"{numbers[name][index]} px"
-                self._add(Code.IMAGE_SIZE, f"image.{name}: {least} px or more", actual, first_row + index, keys[index])
+        self._check_crop(numbers, valid, keys, first_row)
         return np.stack([numbers["height"], numbers["width"]], axis=1)
+
+    def _check_crop(
+        self,
+        numbers: Mapping[str, npt.NDArray[np.int64]],
+        valid: npt.NDArray[np.bool_],
+        keys: Sequence[str],
+        first_row: int,
+    ) -> None:
+        """The image, resized to cover its bucket, must hold the crop; a pixel of it may be due to rounding."""
+        edges = (("height", "crop_top"), ("width", "crop_left"))
+        originals = [np.maximum(numbers[f"original_{side}"], 1) for side, _ in edges]
+        scale = np.max([numbers[side] / original for (side, _), original in zip(edges, originals, strict=True)], axis=0)
+        for (side, crop), original in zip(edges, originals, strict=True):
+            for index in indices(valid & (numbers[f"original_{side}"] < 1)):
+                actual = f"{numbers[f'original_{side}'][index]} px"
+                self._add(
+                    Code.IMAGE_SIZE, f"image.original_{side}: 1 px or more", actual, first_row + index, keys[index]
+                )
+            most = np.maximum(np.floor(original * scale) - numbers[side] + 1, 0).astype(np.int64)
+            for index in indices(valid & ((numbers[crop] < 0) | (numbers[crop] > most))):
+                actual = f"{numbers[crop][index]} px"
+                expected = f"image.{crop}: 0 to {most[index]} px"
+                self._add(Code.IMAGE_SIZE, expected, actual, first_row + index, keys[index])
 
     def _check_tensors(
         self, latents: pa.StructArray, sizes: npt.NDArray[np.int64], keys: Sequence[str], first_row: int
