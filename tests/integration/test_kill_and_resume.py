@@ -19,7 +19,8 @@ from tests.integration.commands import encode, files, run, start
 
 NUM_KILLS = int(os.environ.get("ENCODE_ONCE_KILLS", "20"))
 NUM_SHARDS, SAMPLES = 12, 30
-OPTIONS = ("--columns", "txt", "json.long_caption", "--chunk-rows", "8")
+OPTIONS = ("--columns", "txt", "json.long_caption", "--latents", "pixels", "--chunk-rows", "8")
+NUM_RECORDS = NUM_SHARDS * 3
 
 
 @pytest.mark.timeout(1500)
@@ -61,16 +62,17 @@ def kill_until_complete(
 
 def finish(tars: Path, dataset: Path, committed: dict[str, bytes]) -> None:
     """The same command once more: it does what is left, and only that."""
-    num_left = NUM_SHARDS * 2 - len(committed)
+    num_left = NUM_RECORDS - len(committed)
     output = encode(tars, dataset, *OPTIONS)
     assert f"({len(committed)} were before this run)" in output
-    encoded = re.search(r"this run\s+([\d,]+) captions", output)
-    num_encoded = int(encoded.group(1).replace(",", "")) if encoded else 0
+    line = re.search(r"^this run.*", output, re.MULTILINE)
+    found = re.findall(r"([\d,]+) (?:captions|images)\b", line.group().split(" in ")[0]) if line else []
+    num_encoded = sum(int(number.replace(",", "")) for number in found)
     assert num_encoded == num_left * SAMPLES, "a committed shard was encoded again"
     assert ("Nothing to encode" in output) == (num_left == 0)
     now = ledger(dataset)
     assert {name: now[name] for name in committed} == committed
-    assert len(now) == NUM_SHARDS * 2
+    assert len(now) == NUM_RECORDS
 
 
 def start_encode(tars: Path, dataset: Path) -> subprocess.Popen[str]:
@@ -109,8 +111,10 @@ def ledger(dataset: Path) -> dict[str, bytes]:
 
 def assert_equal_values(expected: Path, actual: Path) -> None:
     left, right = schemas.open_dataset(str(expected)), schemas.open_dataset(str(actual))
-    assert left.groups == right.groups == ("json.long_caption", "txt")
-    for group in left.groups:
+    assert left.groups == right.groups == ("json.long_caption", "latents", "txt")
+    for one, other in zip(left.latent_rows(), right.latent_rows(), strict=True):
+        assert (one.key, one.size, one.latents.tobytes()) == (other.key, other.size, other.latents.tobytes())
+    for group in left.caption_groups:
         keys = [Counter(row.key for row in dataset.rows(group)) for dataset in (left, right)]
         assert keys[0] == keys[1]
         assert sum(keys[0].values()) == NUM_SHARDS * SAMPLES
@@ -126,7 +130,7 @@ def assert_equal_values(expected: Path, actual: Path) -> None:
 
 def assert_nothing_left_over(dataset: Path) -> None:
     ds = schemas.open_dataset(str(dataset), source="ledger")
-    kept = {"manifest.json", "index.arrow"}
+    kept = {"manifest.json", "manifest.latents.json", "index.arrow"}
     for group in ds.groups:
         for shard in ds.shards(group):
             kept.add(f"ledger/{group}/{shard}.json")
