@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import obstore
+import pyarrow as pa
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, from_url
 
@@ -117,17 +118,22 @@ class Store:
             DamagedDataError: The object ends before the range does.
             MissingObjectError, StorageError: As `get`.
         """
+        data: bytes = self.get_buffer(path, offset, num_bytes).to_pybytes()
+        return data
+
+    def get_buffer(self, path: str, offset: int, num_bytes: int) -> pa.Buffer:
+        """As `get_range`, without a copy."""
         if num_bytes == 0:
-            return b""
+            return pa.py_buffer(b"")
         with self._named(path):
             backend = self._existing(path)
             if self.local_root is not None:
-                # A third of the processor time that obstore takes, and a trainer reads all it has this way.
+                # Half the processor time that obstore takes, or less.
                 data = read_local(self.local_root / path, offset, num_bytes)
             else:
-                data = bytes(obstore.get_range(backend, path, start=offset, length=num_bytes))
-        if len(data) != num_bytes:
-            raise _short(self.locate(path), offset, num_bytes, len(data))
+                data = pa.py_buffer(obstore.get_range(backend, path, start=offset, length=num_bytes))
+        if data.size != num_bytes:
+            raise _short(self.locate(path), offset, num_bytes, data.size)
         return data
 
     def get_ranges(self, path: str, offsets: Sequence[int], lengths: Sequence[int]) -> list[bytes]:

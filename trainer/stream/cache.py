@@ -23,6 +23,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+
 from trainer.stream.cache_folder import CacheFolder
 
 _log = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ class ChunkCache:
         """The full name of an entry, for messages."""
         return str(self._folder.entry(name))
 
-    def get(self, name: str) -> bytes | None:
+    def get(self, name: str) -> pa.Buffer | None:
         """An entry's bytes, which the caller must check; None if there is none."""
         try:
             return self._folder.read(name)
@@ -64,19 +66,19 @@ class ChunkCache:
             self._warn(error)
             return None
 
-    def put(self, name: str, data: bytes) -> bool:
+    def put(self, name: str, data: pa.Buffer) -> bool:
         """Keeps an entry, if there is room to be had.
 
         Returns:
             Whether it is there now.
         """
-        if len(data) > self._max_bytes or time.monotonic() < self._paused_until:
+        if data.size > self._max_bytes or time.monotonic() < self._paused_until:
             return False
         try:
             if self._folder.holds(name):
                 return True
             with self._locked() as locked:
-                descriptor, temporary = self._reserve(len(data)) if locked else (None, None)
+                descriptor, temporary = self._reserve(data.size) if locked else (None, None)
             if descriptor is None or temporary is None:
                 return False
             self._folder.publish(descriptor, temporary, name, data)

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from schemas.local_files import read_local
 
 _SPARE_SHARE = 0.1
@@ -50,7 +52,7 @@ class CacheFolder:
         """Whether there is an entry of this name."""
         return self.entry(name).exists()
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str) -> pa.Buffer | None:
         """An entry's bytes, and notes that it was used; None if there is none."""
         path = self.entry(name)
         try:
@@ -91,12 +93,12 @@ class CacheFolder:
             raise
         return descriptor, temporary
 
-    def publish(self, descriptor: int, temporary: Path, name: str, data: bytes) -> None:
+    def publish(self, descriptor: int, temporary: Path, name: str, data: pa.Buffer) -> None:
         """Fills a temporary file and gives it its name; nothing is left of it if that fails."""
         try:
             written = 0
             view = memoryview(data)
-            while written < len(data):
+            while written < data.size:
                 written += os.pwrite(descriptor, view[written:], written)
             target = self.entry(name)
             target.parent.mkdir(parents=True, exist_ok=True)

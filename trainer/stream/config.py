@@ -57,7 +57,7 @@ class StreamConfig:
     """Reads of a chunk before its error ends the run; each later one waits twice as long."""
 
     read_timeout_seconds: float = 120.0
-    """Bound on one read of a chunk."""
+    """Bound on reading a chunk, all attempts together."""
 
     cache: str | None = None
     """Local folder that keeps chunks between epochs and runs; shared by the ranks of a machine."""

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import TypeAlias
 
+import pyarrow as pa
+
 from schemas.dataset import Dataset
 from schemas.errors import EncodeOnceError, MissingObjectError, StorageError
 from schemas.ledger import part_path
@@ -28,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_SECONDS = 0.2
 
-_Answers: TypeAlias = "queue.SimpleQueue[bytes | BaseException]"
+_Answers: TypeAlias = "queue.SimpleQueue[pa.Buffer | BaseException]"
 
 
 class ChunkFetcher:
@@ -57,7 +59,7 @@ class ChunkFetcher:
         self._cache = cache
         self._on_event = _log.warning if on_event is None else on_event
         self._threads = SpareThreads("stream-fetch")
-        self._flights: SingleFlight[bytes] = SingleFlight()
+        self._flights: SingleFlight[pa.Buffer] = SingleFlight()
         self._counters = FetchCounters()
 
     @property
@@ -65,7 +67,7 @@ class ChunkFetcher:
         """What reading has cost so far."""
         return self._counters.snapshot()
 
-    def fetch(self, ref: ChunkRef) -> bytes:
+    def fetch(self, ref: ChunkRef) -> pa.Buffer:
         """A chunk's stored bytes, their checksum verified.
 
         Raises:
@@ -75,7 +77,7 @@ class ChunkFetcher:
         """
         return self._flights.call(_cache_name(ref), lambda: self._read_until_whole(ref))
 
-    def _read_until_whole(self, ref: ChunkRef) -> bytes:
+    def _read_until_whole(self, ref: ChunkRef) -> pa.Buffer:
         started = time.monotonic()
         deadline, join_at = started + self._timeout_seconds, started + self._timeout_seconds / 2
         answers: _Answers = queue.SimpleQueue()
@@ -94,7 +96,7 @@ class ChunkFetcher:
                 answer = answers.get(timeout=max(0.0, min(deadline, join_at) - time.monotonic()))
             except queue.Empty:
                 continue
-            if isinstance(answer, bytes):
+            if not isinstance(answer, BaseException):
                 return answer
             if not isinstance(answer, EncodeOnceError):
                 raise answer
@@ -115,7 +117,7 @@ class ChunkFetcher:
 
         self._threads.run(read)
 
-    def _read(self, ref: ChunkRef, cache: ChunkCache | None) -> bytes:
+    def _read(self, ref: ChunkRef, cache: ChunkCache | None) -> pa.Buffer:
         data = None if cache is None else self._read_cached(ref, cache)
         if data is None:
             data = self._read_stored(ref)
@@ -123,14 +125,14 @@ class ChunkFetcher:
                 cache.put(_cache_name(ref), data)
         return data
 
-    def _read_stored(self, ref: ChunkRef) -> bytes:
+    def _read_stored(self, ref: ChunkRef) -> pa.Buffer:
         chunk = ref.chunk
-        data = self._store.get_range(part_path(ref.shard, ref.part.name), chunk.offset, chunk.num_bytes)
-        self._counters.add(num_reads=1, read_bytes=len(data))
+        data = self._store.get_buffer(part_path(ref.shard, ref.part.name), chunk.offset, chunk.num_bytes)
+        self._counters.add(num_reads=1, read_bytes=data.size)
         check_chunk(data, chunk, where=self._where(ref))
         return data
 
-    def _read_cached(self, ref: ChunkRef, cache: ChunkCache) -> bytes | None:
+    def _read_cached(self, ref: ChunkRef, cache: ChunkCache) -> pa.Buffer | None:
         name = _cache_name(ref)
         data = cache.get(name)
         if data is not None:

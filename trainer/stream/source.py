@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from trainer.stream.catalog import Catalog, ChunkRef
-from trainer.stream.fetch import ChunkFetcher
 
 from schemas.dataset import Dataset
 from schemas.ledger import part_path
+from trainer.stream.catalog import Catalog, ChunkRef
 from trainer.stream.decode import SampleChunk, sample_chunk
+from trainer.stream.fetch import ChunkFetcher
 from trainer.stream.mixture import GlobalOrder, draw_field
 from trainer.stream.plan import ChunkId
 from trainer.stream.shapes import require_caption_shapes, require_latent_shapes
@@ -79,7 +79,9 @@ class ChunkReader:
         """
         assert isinstance(data, list)
         dataset = self._datasets[chunk.dataset].dataset
-        batches = [dataset.decode_chunk(ref.group, ref.shard, ref.part, ref.chunk, found) for ref, found in data]
+        batches = [
+            dataset.decode_chunk(ref.group, ref.shard, ref.part, ref.chunk, found, checked=True) for ref, found in data
+        ]
         found = sample_chunk(batches[0], batches[1] if len(batches) > 1 else None)
         names = [
             f"{dataset.store.locate(part_path(ref.shard, ref.part.name))} at byte {ref.chunk.offset}" for ref, _ in data
