@@ -52,10 +52,26 @@ class TrainingState(Protocol):
         step: Optimizer steps done.
     """
 
-    model: nn.Module
-    optimizer: Optimizer
-    ema: Stateful | None
-    stream: Stateful
+    @property
+    def model(self) -> nn.Module:
+        """Plain, or parallelised."""
+        ...
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """Of the model's parameters."""
+        ...
+
+    @property
+    def ema(self) -> Stateful | None:
+        """None without one."""
+        ...
+
+    @property
+    def stream(self) -> Stateful:
+        """The place in the data."""
+        ...
+
     step: int
 
 

@@ -32,10 +32,10 @@ def load_model(
         model = SD3Transformer2DModel.from_config(read_model_config(folder))
     averaged = {name for name, _ in model.named_parameters()} if ema and document.has_ema else set()
     tensors = {
-        f"ema.{name}" if name in averaged else f"model.{name}": torch.empty_like(tensor, device="cpu")
+        f"ema.{name}" if name in averaged else f"model.{name}": torch.empty_like(tensor, device="cpu", dtype=dtype)
         for name, tensor in model.state_dict().items()
     }
     read_tensors(folder, tensors, group=None)
     model.load_state_dict({name.partition(".")[2]: tensor for name, tensor in tensors.items()}, assign=True)
     assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
-    return model.to(device, dtype).eval().requires_grad_(False)
+    return model.to(device).eval().requires_grad_(False)

@@ -124,10 +124,12 @@ def start(model: nn.Module, *, ema: bool = True) -> State:
     return State(model, optimizer, Average(model) if ema else None)
 
 
-def checkpointer(folder: Path, *, keep: int = 3, model_config: dict[str, Any] | None = None) -> Checkpointer:
+def checkpointer(
+    folder: Path, *, keep: int = 3, model_config: dict[str, Any] | None = None, **description: Any
+) -> Checkpointer:
     """A checkpointer for `small_model`."""
     config = model_config if model_config is not None else json.loads(small_model().to_json_string())
-    return Checkpointer(folder, CheckpointConfig(keep=keep), run=describe_run(), model_config=config)
+    return Checkpointer(folder, CheckpointConfig(keep=keep), run=describe_run(**description), model_config=config)
 
 
 def save_run(folder: Path, *, steps: int = 2, seed: int = 0) -> State:
