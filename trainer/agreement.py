@@ -7,10 +7,14 @@ waiting: they all end with its error.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
-from schemas.errors import EncodeOnceError
+from schemas.errors import ConfigError, EncodeOnceError
 from trainer.distributed import Distributed
+
+Result = TypeVar("Result")
 
 
 class RankFailedError(EncodeOnceError):
@@ -61,6 +65,46 @@ def agree(
         num_valid=int(sum(found[1] for found in numbers)),
         stopping=any(found[2] for found in numbers),
     )
+
+
+def together(distributed: Distributed, work: Callable[[], Result]) -> Result:
+    """Does something on every rank that may fail on one alone, such as opening a file; collective.
+
+    Raises:
+        RankFailedError: It failed on another rank.
+        Exception: What it raised on this one.
+    """
+    error: Exception | None = None
+    try:
+        result = work()
+    except Exception as raised:
+        error = raised
+    agree(distributed, num_passes=0, num_valid=0, error=error)
+    return result
+
+
+def require_same_everywhere(distributed: Distributed, digest: str, *, what: str) -> None:
+    """Refuses ranks that do not see the same; collective.
+
+    Args:
+        distributed: The ranks.
+        digest: Hexadecimal, of what they see.
+        what: Its name.
+
+    Raises:
+        ConfigError: Another rank has another digest.
+    """
+    # As many digits as a float holds exactly.
+    found = [int(values[0]) for values in distributed.gather([int(digest[:12], 16)])]
+    if len(set(found)) > 1:
+        different = [rank for rank, value in enumerate(found) if value != found[0]]
+        raise ConfigError(
+            "ranks-differ",
+            where=what,
+            expected="the same on every rank",
+            actual=f"rank {', '.join(map(str, different))} sees something else than rank 0",
+            remedy="wait until nothing is being added, give every rank the same options, and start again",
+        )
 
 
 def _rank_failed(distributed: Distributed, failed: list[int]) -> RankFailedError:

@@ -38,7 +38,8 @@ class ModelConfig:
     """Blocks with a second attention over the image alone, as Stable Diffusion 3.5 medium has in blocks 0 to 12."""
 
     sample_size: int | None = None
-    """Side of the latents for which positions are spaced by 1. Default: the dataset's resolution."""
+    """Side of the latents of an ordinary picture; positions are sample-size / patch-size / pos-embed-max-size apart.
+    Default: the dataset's resolution."""
 
     pos_embed_max_size: int | None = None
     """Tokens a side of the largest picture the model has positions for. Default: the largest side of the dataset."""
