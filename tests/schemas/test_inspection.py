@@ -15,7 +15,15 @@ from rich.console import Console
 from schemas.errors import ConfigError, ContractError, DamagedDataError
 from schemas.inspection import inspect_dataset
 from schemas.inspection.text import bytes_text, histogram
-from tests.datasets import Sample, make_manifest, samples, tensors, write_dataset
+from tests.datasets import (
+    Sample,
+    make_latent_manifest,
+    make_manifest,
+    pictures,
+    samples,
+    tensors,
+    write_dataset,
+)
 from tests.golden.damage_dataset import Victim
 
 ROWS = [Sample("a/é", "a [bold]cat[/bold] \x1b[31mred\nnext"), *samples(20, missing=[2]), Sample("z", "w" * 5000)]
@@ -171,3 +179,52 @@ def test_sizes() -> None:
         "3 GiB",
         "2.05e+03 TiB",
     ]
+
+
+def test_image_latents_beside_captions(tmp_path: Path) -> None:
+    manifest = make_latent_manifest()
+    images = pictures(manifest, [row.key for row in samples(11)], missing=[5])
+    write_dataset(str(tmp_path), make_manifest(), {"txt": {"s": samples(11)}}, manifest, {"s": images})
+    text = shown(str(tmp_path))
+    assert line(text, "kind") == ["kind", "autoencoder_kl"]
+    assert line(text, "buckets") == ["buckets", "32x32,", "16x48,", "48x16"]
+    assert line(text, "tensor") == ["tensor", "[16,", "height", "/", "8,", "width", "/", "8]"]
+    assert manifest.identity_sha256 in text
+    assert make_manifest().identity_sha256 in text
+    assert line(text, "latents")[:5] == ["latents", "1", "11", "10", "1"]
+    assert line(text, "32x32", "px") == ["32x32", "px", "5", "0.500"]
+    assert "Group latents: 11 rows" in text
+    assert "Group txt: 11 rows" in text
+    alone = shown(str(tmp_path), group="txt")
+    assert "32x32 px" not in alone
+    assert "Group latents" not in alone
+
+
+def test_a_shard_and_a_row_of_image_latents(tmp_path: Path) -> None:
+    manifest = make_latent_manifest(kind="pixels")
+    images = pictures(manifest, ["a\x1b[31m", "b", "c"], missing=[1], only=(16, 48))
+    write_dataset(str(tmp_path), None, {}, manifest, {"s": images})
+    assert line(shown(str(tmp_path)), "identity") == ["identity", manifest.identity_sha256]
+    text = shown(str(tmp_path), shard="s")
+    assert line(text, "latents") == ["latents", "2", "of", "16x48", "px;", "4.5", "KiB", "raw"]
+    assert line(text, "b", "image-undecodable")
+    assert "\x1b[31m" not in text
+    row = shown(str(tmp_path), shard="s", row=2)
+    assert line(row, "original")[1:] == ["16", "x", "96", "px", "(height", "x", "width)"]
+    assert line(row, "crop")[1:] == [
+        "16",
+        "x",
+        "48",
+        "px",
+        "at",
+        "top",
+        "0,",
+        "left",
+        "24",
+        "of",
+        "the",
+        "resized",
+        "image",
+    ]
+    assert line(row, "latents")[1:7] == ["3", "x", "16", "x", "48", "uint8"]
+    assert "image-undecodable: no image" in shown(str(tmp_path), shard="s", row=1)
