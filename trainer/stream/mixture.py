@@ -1,26 +1,33 @@
 """Several datasets as one stream, by weight; and which caption a chunk uses.
 
-The stream's positions come in rounds of `num_streams`. Each round belongs to one dataset, by a fixed pattern in which
-every dataset's rounds are spread evenly, so that the streams stay aligned with the ranks that read them. A dataset goes
-through its own epochs at its own pace: every one of its samples once, then all of them again in another order.
+Without weights the datasets are pooled: their chunks are shuffled as if they were of one dataset, and an epoch has
+every sample of every dataset exactly once.
+
+With weights the stream's positions come in rounds of `num_streams`. Each round belongs to one dataset, by a fixed
+pattern in which every dataset's rounds are spread evenly, so that the streams stay aligned with the ranks that read
+them. A dataset goes through its own epochs at its own pace: every one of its samples once, then all of them again in
+another order.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from schemas.errors import ConfigError
 from trainer.counter_hash import uniform
 from trainer.stream.order import EpochOrder, Indices, OrderConfig
 
-PATTERN_ROUNDS = 4096
-"""Rounds after which the pattern begins anew: weights are exact to 1 / 4096."""
+PATTERN_ROUNDS = 2**16
+"""Most rounds before the pattern begins anew. Weights whose ratios need no more, as 0.7 and 0.3 or 5, 3 and 2, are
+exact; others are exact to 1 / 65536."""
 
-_MAX_EPOCHS = 4
+_KEPT_EPOCHS = 2  # of each dataset the one that ends and the one that begins
 
 
 class Located(NamedTuple):
@@ -37,20 +44,29 @@ class GlobalOrder:
 
     Args:
         rows_per_chunk: For each dataset, int64 [chunks].
-        weights: For each dataset, its share of the samples. Default: its rows.
+        weights: For each dataset, its share of the samples. None pools them.
         config: Of the order.
+
+    Raises:
+        ConfigError: The weights are not one for each dataset, none of them negative, some above 0.
     """
 
     def __init__(self, rows_per_chunk: Sequence[Indices], weights: Sequence[float] | None, config: OrderConfig) -> None:
-        self._rows_per_chunk = rows_per_chunk
-        self._num_rows = np.array([rows.sum() for rows in rows_per_chunk], np.int64)
+        if weights is not None:
+            _require_weights(weights, len(rows_per_chunk))
+        self._pooled = weights is None
+        # int64 [datasets + 1]: chunks before each dataset's, in the pool.
+        self._first_chunks = np.cumsum([0, *map(len, rows_per_chunk)])
+        self._pools = [np.concatenate(rows_per_chunk)] if weights is None else list(rows_per_chunk)
+        self._num_rows = np.array([rows.sum() for rows in self._pools], np.int64)
         self._config = config
-        self._pattern = _pattern(self._num_rows if weights is None else np.asarray(weights, np.float64))
-        taken = self._pattern[None, :] == np.arange(len(rows_per_chunk))[:, None]
+        self._pattern = _pattern((1.0,) if weights is None else weights)
+        taken = self._pattern[None, :] == np.arange(len(self._pools))[:, None]
         self._rounds_before = np.cumsum(taken, axis=1) - taken
-        """int64 [datasets, pattern], rounds of each dataset before each of the pattern's."""
+        """int64 [pools, pattern], rounds of each pool before each of the pattern's."""
         self._rounds_of = [np.flatnonzero(row) for row in taken]
-        self._epochs: OrderedDict[tuple[int, int], EpochOrder] = OrderedDict()
+        self._rounds_in_pattern = taken.sum(axis=1)
+        self._epochs: list[OrderedDict[int, EpochOrder]] = [OrderedDict() for _ in self._pools]
         self.rows_per_epoch = int(self._num_rows.sum())
         """Length of an epoch: as many samples as there are in all datasets."""
 
@@ -58,38 +74,39 @@ class GlobalOrder:
         """What stands at some positions, int64 [n], each 0 or more."""
         turns, places = np.divmod(positions, self._config.num_streams)
         cycles, rounds = np.divmod(turns, len(self._pattern))
-        dataset = self._pattern[rounds]
-        own_rounds = cycles * self._rounds_in_pattern[dataset] + self._rounds_before[dataset, rounds]
+        pool = self._pattern[rounds]
+        own_rounds = cycles * self._rounds_in_pattern[pool] + self._rounds_before[pool, rounds]
         own = own_rounds * self._config.num_streams + places
-        epoch, inside = np.divmod(own, self._num_rows[dataset])
+        epoch, inside = np.divmod(own, self._num_rows[pool])
         chunk, row = np.empty_like(positions), np.empty_like(positions)
-        for number, of_epoch in {*zip(dataset.tolist(), epoch.tolist(), strict=True)}:
-            chosen = (dataset == number) & (epoch == of_epoch)
+        for number, of_epoch in sorted({*zip(pool.tolist(), epoch.tolist(), strict=True)}):
+            chosen = (pool == number) & (epoch == of_epoch)
             chunk[chosen], row[chosen] = self._epoch(number, of_epoch).locate(inside[chosen])
-        return Located(dataset, epoch, chunk, row)
+        if not self._pooled:
+            return Located(pool, epoch, chunk, row)
+        dataset = np.searchsorted(self._first_chunks, chunk, side="right") - 1
+        return Located(dataset, epoch, chunk - self._first_chunks[dataset], row)
 
     def last_position(self, dataset: int, epoch: int, chunks: Indices) -> Indices:
         """int64 [n], positions after which no row of these chunks of a dataset's epoch comes."""
-        own = epoch * self._num_rows[dataset] + self._epoch(dataset, epoch).last_position(chunks)
+        pool = 0 if self._pooled else dataset
+        if self._pooled:
+            chunks = chunks + self._first_chunks[dataset]
+        own = epoch * self._num_rows[pool] + self._epoch(pool, epoch).last_position(chunks)
         own_rounds, places = np.divmod(own, self._config.num_streams)
-        cycles, rounds = np.divmod(own_rounds, self._rounds_in_pattern[dataset])
-        turns = cycles * len(self._pattern) + self._rounds_of[dataset][rounds]
+        cycles, rounds = np.divmod(own_rounds, self._rounds_in_pattern[pool])
+        turns = cycles * len(self._pattern) + self._rounds_of[pool][rounds]
         return turns * self._config.num_streams + places
 
-    @property
-    def _rounds_in_pattern(self) -> Indices:
-        return np.array([len(rounds) for rounds in self._rounds_of], np.int64)
-
-    def _epoch(self, dataset: int, epoch: int) -> EpochOrder:
-        name = (dataset, epoch)
-        found = self._epochs.get(name)
+    def _epoch(self, pool: int, epoch: int) -> EpochOrder:
+        kept = self._epochs[pool]
+        found = kept.get(epoch)
         if found is None:
-            found = EpochOrder(self._rows_per_chunk[dataset], self._config, dataset, epoch)
-            self._epochs[name] = found
-            # Of each dataset the epoch that ends and the one that begins.
-            while len(self._epochs) > _MAX_EPOCHS * len(self._num_rows):
-                self._epochs.popitem(last=False)
-        self._epochs.move_to_end(name)
+            # First the older one goes: the plan of ten million chunks takes 170 MB.
+            while len(kept) >= _KEPT_EPOCHS:
+                kept.popitem(last=False)
+            found = kept[epoch] = EpochOrder(self._pools[pool], self._config, pool, epoch)
+        kept.move_to_end(epoch)
         return found
 
 
@@ -110,14 +127,39 @@ def draw_field(seed: int, dataset: int, epoch: int, chunks: Indices, weights: Se
     return np.searchsorted(bounds, uniform(seed, -1, dataset, epoch, chunks), side="right").astype(np.int64)
 
 
-def _pattern(weights: npt.NDArray[np.float64] | Indices) -> Indices:
-    if len(weights) == 1:
-        return np.zeros(1, np.int64)
-    exact = np.asarray(weights, np.float64) / np.sum(weights) * PATTERN_ROUNDS
-    counts = np.maximum(np.floor(exact).astype(np.int64), (exact > 0).astype(np.int64))
-    by_remainder = np.argsort(-(exact - counts), kind="stable")
-    for dataset in by_remainder[: max(0, PATTERN_ROUNDS - int(counts.sum()))]:
-        counts[dataset] += 1
+def _pattern(weights: Sequence[float]) -> Indices:
+    """int64 [rounds], whose turn it is, each weight's turns spread evenly."""
+    counts = _turns(weights)
     places = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
-    datasets = np.repeat(np.arange(len(counts)), counts)
-    return datasets[np.argsort(places, kind="stable")].astype(np.int64)
+    pools = np.repeat(np.arange(len(counts)), counts)
+    return pools[np.argsort(places, kind="stable")].astype(np.int64)
+
+
+def _turns(weights: Sequence[float]) -> list[int]:
+    """Turns of each weight in a pattern, in the ratio of the weights."""
+    # Of its decimals, not of its bits: 0.7 is 7 / 10.
+    exact = [Fraction(str(float(weight))) for weight in weights]
+    unit = math.lcm(*(weight.denominator for weight in exact))
+    counts = [int(weight * unit) for weight in exact]
+    divisor = math.gcd(*counts)
+    if sum(counts) <= PATTERN_ROUNDS * divisor:
+        return [count // divisor for count in counts]
+    shares = [weight / sum(exact) * PATTERN_ROUNDS for weight in exact]
+    # A dataset that has a weight has a turn, however small.
+    counts = [max(math.floor(share), int(share > 0)) for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda number: counts[number] - shares[number])
+    for number in by_remainder[: max(0, PATTERN_ROUNDS - sum(counts))]:
+        counts[number] += 1
+    return counts
+
+
+def _require_weights(weights: Sequence[float], num_datasets: int) -> None:
+    if len(weights) == num_datasets and all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0:
+        return
+    raise ConfigError(
+        "option-out-of-range",
+        where="--stream.dataset-weights",
+        expected=f"{num_datasets} weights, one for each dataset, none negative, not all 0",
+        actual=str(tuple(weights)),
+        remedy="give as many weights as datasets, or leave the option out to pool the datasets",
+    )

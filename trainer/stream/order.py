@@ -13,26 +13,28 @@ While all C streams last, position q is a row of stream q mod C. A rank r of W t
 which are whole streams if W divides C: no chunk is read by two ranks. The order itself knows nothing of ranks or
 batches, so a run goes on exactly when their number changes.
 
-Nothing is kept for an epoch but its permutation and its streams' row counts: a position is located by searching these.
+Nothing is kept for an epoch but its permutation and the rows before each of its chunks: a position is located by
+searching these. Rows are shuffled block by block, when a position in the block is asked for.
+
+All randomness is a hash of the seed, the dataset, the epoch and a number (`shuffle`), so the order is the same wherever
+and in whatever pieces it is computed. It is versioned: a checkpoint of another `ORDER_VERSION` is not resumed from.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from trainer.counter_hash import words
+from trainer.stream.shuffle import permutation, permutations
 
 ORDER_VERSION = 1
 """Part of every stream's fingerprint: a change of the order must never go unnoticed by a resume."""
 
 Indices = npt.NDArray[np.int64]
 
-_MAX_CACHED_ROWS = 4 * 1024**2
-_CHUNKS, _ROWS = 0, 1  # what a generator is for
+_CHUNKS, _ROWS = 0, 1  # what a permutation is for
 
 
 @dataclass(frozen=True)
@@ -67,20 +69,22 @@ class EpochOrder:
         self.num_rows = int(rows_per_chunk.sum())
         self._config = config
         self._name = (dataset, epoch)
-        dealt = np.arange(num_chunks, dtype=np.int32)
         if config.shuffle:
-            dealt = _generator(config.seed, _CHUNKS, dataset, epoch).permutation(dealt)
+            dealt = permutation(num_chunks, config.seed, _CHUNKS, dataset, epoch)
+        else:
+            dealt = np.arange(num_chunks, dtype=np.int32)
         num_streams = max(1, min(config.num_streams, num_chunks))
         streams = [dealt[stream::num_streams] for stream in range(num_streams)]
         self._chunks = np.concatenate(streams) if num_chunks else dealt
         """int32 [chunks], stream after stream; an index into it is a slot."""
         self._slots: npt.NDArray[np.int32] | None = None
         self._first_slots = np.cumsum([0, *map(len, streams)])
-        self._row_starts = np.concatenate([[0], np.cumsum(rows_per_chunk[self._chunks])])
+        self._row_starts = np.zeros(num_chunks + 1, np.int64)
+        np.cumsum(rows_per_chunk[self._chunks], out=self._row_starts[1:])
         """int64 [chunks + 1], rows before each slot."""
         self._segments = _segments(np.diff(self._row_starts[self._first_slots]))
-        self._shuffled: OrderedDict[int, Indices] = OrderedDict()
-        self._num_cached_rows = 0
+        self._shuffled: dict[int, npt.NDArray[np.int32]] = {}
+        """Permutations of the blocks that were asked for last, by first slot: the next positions are in them too."""
 
     def locate(self, positions: Indices) -> tuple[Indices, Indices]:
         """What stands at some positions.
@@ -117,27 +121,27 @@ class EpochOrder:
 
     def _unshuffle(self, streams: Indices, rows: Indices) -> Indices:
         """From rows as they are handed out to rows as they lie."""
+        if not len(rows):
+            return rows
         slots = np.searchsorted(self._row_starts, rows, side="right") - 1
         starts, stops = self._block(streams, slots)
-        found = np.empty_like(rows)
-        for start in np.unique(starts).tolist():
-            chosen = starts == start
-            first = self._row_starts[start]
-            found[chosen] = first + self._shuffled_rows(start, int(stops[chosen][0]))[rows[chosen] - first]
-        return found
+        blocks, chosen, block_of = np.unique(starts, return_index=True, return_inverse=True)
+        shuffled = self._shuffled_rows(blocks, stops[chosen])
+        first = self._row_starts[starts]
+        places = np.cumsum([0, *map(len, shuffled)])[block_of] + rows - first
+        return first + np.concatenate(shuffled)[places]
 
-    def _shuffled_rows(self, start: int, stop: int) -> Indices:
-        """The permutation of a block, kept for as long as there is room."""
-        found = self._shuffled.get(start)
-        if found is None:
-            num_rows = int(self._row_starts[stop] - self._row_starts[start])
-            found = _generator(self._config.seed, _ROWS, *self._name, start).permutation(num_rows)
-            self._shuffled[start] = found
-            self._num_cached_rows += num_rows
-            while self._num_cached_rows > _MAX_CACHED_ROWS and len(self._shuffled) > 1:
-                self._num_cached_rows -= len(self._shuffled.popitem(last=False)[1])
-        self._shuffled.move_to_end(start)
-        return found
+    def _shuffled_rows(self, starts: Indices, stops: Indices) -> list[npt.NDArray[np.int32]]:
+        """The permutations of the rows of some blocks, given by their first slots and those after their last."""
+        new = np.array([start not in self._shuffled for start in starts.tolist()], bool)
+        found = {start: self._shuffled[start] for start in starts[~new].tolist()}
+        if new.any():
+            first = self._row_starts[starts[new]]
+            sizes = self._row_starts[stops[new]] - first
+            drawn = permutations(first, sizes, self._config.seed, _ROWS, *self._name)
+            found.update(zip(starts[new].tolist(), drawn, strict=True))
+        self._shuffled = found
+        return [found[start] for start in starts.tolist()]
 
 
 @dataclass(frozen=True)
@@ -183,9 +187,3 @@ def _segments(stream_rows: Indices) -> _Segments:
     active = tuple(np.flatnonzero(stream_rows >= end) for end in ends)
     sizes = np.diff(rounds) * np.array([len(streams) for streams in active], np.int64)
     return _Segments(np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64), rounds, active)
-
-
-def _generator(seed: int, *purpose: int) -> np.random.Generator:
-    """A generator of its own for each purpose; Philox, as its values are specified and never changed."""
-    key = words(seed, *purpose)
-    return np.random.Generator(np.random.Philox(key=int(key)))
