@@ -6,29 +6,23 @@ read, checked against the ledger before a byte of it is used.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import pyarrow as pa
 
+from schemas.committed import Committed, remember
 from schemas.container_arrow import ChunkData
 from schemas.errors import ContractError
-from schemas.group_schema import manifest_path, require_manifest, schema_of
-from schemas.index import INDEX_PATH, load_index, read_ledger
+from schemas.group_schema import require_manifest, schema_of
 from schemas.latent_manifest import LATENTS_GROUP, LatentManifest, read_manifests
-from schemas.ledger import Chunk, LedgerRecord, Part, load_record, part_path, record_path
+from schemas.ledger import Chunk, LedgerRecord, Part, part_path
 from schemas.manifest import LATENT_MANIFEST_PATH, MANIFEST_PATH, Layout, Manifest
 from schemas.parts import check_chunk, read_chunk
 from schemas.row import EncodedCaption, LatentRow, Row
 from schemas.storage import Store
 
-__all__ = ["Dataset", "EncodedCaption", "LatentRow", "Row", "open_dataset", "require_manifest_identity"]
-
-_T = TypeVar("_T")
-
-_REMEMBERED = 4096
-"""Records and schemas kept parsed. A dataset may have a million of them; a reader has a few shards in use."""
+__all__ = ["Dataset", "EncodedCaption", "LatentRow", "Row", "open_dataset"]
 
 
 class Dataset:
@@ -48,30 +42,8 @@ class Dataset:
     def __init__(self, url: str, source: Literal["auto", "index", "ledger"] = "auto") -> None:
         self.store = Store(url)
         self.manifests = read_manifests(self.store)
-        self._num_rows: dict[str, dict[str, int]] = {}
-        self._stored_records: dict[tuple[str, str], bytes | pa.Scalar] = {}
-        self._records: dict[tuple[str, str], LedgerRecord] = {}
+        self._committed = Committed(self.store, self.manifests, source)
         self._schemas: dict[tuple[str, str], pa.Schema] = {}
-        self._identities: dict[str, str] = {}
-        if source == "index" or (source == "auto" and self.store.head(INDEX_PATH) is not None):
-            self._open_index()
-        else:
-            self._open_ledger()
-
-    def _open_index(self) -> None:
-        table = load_index(self.store.get(INDEX_PATH), where=self.store.locate(INDEX_PATH))
-        for batch in table.to_batches():
-            names = zip(batch.column("group").to_pylist(), batch.column("shard").to_pylist(), strict=True)
-            rows = batch.column("num_rows").to_pylist()
-            records = batch.column("record")
-            for index, name in enumerate(names):
-                self._num_rows.setdefault(name[0], {})[name[1]] = rows[index]
-                self._stored_records[name] = records[index]
-
-    def _open_ledger(self) -> None:
-        self._stored_records.update(sorted(read_ledger(self.store).items()))
-        for group, shard in self._stored_records:
-            self._num_rows.setdefault(group, {})[shard] = self.record(group, shard).num_rows
 
     @property
     def manifest(self) -> Manifest:
@@ -102,15 +74,15 @@ class Dataset:
     @property
     def groups(self) -> tuple[str, ...]:
         """The column groups, sorted."""
-        return tuple(sorted(self._num_rows))
+        return self._committed.groups
 
     def shards(self, group: str) -> tuple[str, ...]:
         """The committed shards of a group, sorted by name."""
-        return tuple(sorted(self._shards(group)))
+        return tuple(sorted(self._committed.num_rows(group)))
 
     def num_rows(self, group: str) -> int:
         """Rows of a group, null rows included: as many as `rows` yields."""
-        return sum(self._shards(group).values())
+        return sum(self._committed.num_rows(group).values())
 
     def record(self, group: str, shard: str) -> LedgerRecord:
         """A shard's ledger record for a group.
@@ -119,35 +91,15 @@ class Dataset:
             ContractError: Not committed, or of another identity than the manifest.
             DamagedDataError: The record is not what was written.
         """
-        name = (group, shard)
-        record = self._records.get(name)
-        if record is None:
-            stored = self._stored_records.get(name)
-            if stored is None:
-                raise _not_committed(self.store, group, shard)
-            data = stored if isinstance(stored, bytes) else stored.as_py()
-            where = self.store.locate(record_path(group, shard))
-            record = load_record(data, where=where)
-            require_manifest_identity(record.identity_sha256, self._identity(group), where=where)
-            _remember(self._records, name, record)
-        return record
+        return self._committed.record(group, shard)
 
     def record_body(self, group: str, shard: str) -> dict[str, Any]:
         """A ledger record's fields, for whoever goes through all of them: twenty times quicker than `record`.
 
-        The index carries a digest of its own and a ledger's records were checked when the dataset was opened, so that
-        the bytes are known to be those that were written; the fields are not validated again, nor kept.
-
         Raises:
             ContractError: Not committed, or of another identity than the manifest.
         """
-        stored = self._stored_records.get((group, shard))
-        if stored is None:
-            raise _not_committed(self.store, group, shard)
-        body: dict[str, Any] = json.loads(stored if isinstance(stored, bytes) else stored.as_py())
-        where = self.store.locate(record_path(group, shard))
-        require_manifest_identity(body["identity_sha256"], self._identity(group), where=where)
-        return body
+        return self._committed.body(group, shard)
 
     def read_chunk(self, group: str, shard: str, chunk: int) -> pa.RecordBatch:
         """One chunk, with one ranged read, its checksum verified.
@@ -243,47 +195,13 @@ class Dataset:
         if schema is None:
             manifest = require_manifest(self.manifests, group, where=self.store.url)
             schema = schema_of(manifest, group, shard)
-            _remember(self._schemas, (group, shard), schema)
+            remember(self._schemas, (group, shard), schema)
         return schema
-
-    def _identity(self, group: str) -> str:
-        path = manifest_path(group)
-        if path not in self._identities:
-            manifest = require_manifest(self.manifests, group, where=self.store.url)
-            self._identities[path] = manifest.identity_sha256
-        return self._identities[path]
-
-    def _shards(self, group: str) -> dict[str, int]:
-        if group not in self._num_rows:
-            raise _not_committed(self.store, group, None)
-        return self._num_rows[group]
 
 
 def open_dataset(url: str, source: Literal["auto", "index", "ledger"] = "auto") -> Dataset:
     """Opens a dataset at a folder or bucket URL; see `Dataset`."""
     return Dataset(url, source)
-
-
-def require_manifest_identity(actual: str, expected: str, *, where: str) -> None:
-    """Refuses a record of another identity than its dataset.
-
-    Raises:
-        ContractError: The digests differ.
-    """
-    if actual != expected:
-        raise ContractError(
-            "record-identity",
-            where=where,
-            expected=f"identity {expected[:16]}... of the manifest",
-            actual=f"identity {actual[:16]}...",
-            remedy="two encodings are mixed: delete the record and encode the shard again with the dataset's options",
-        )
-
-
-def _remember(cache: dict[tuple[str, str], _T], name: tuple[str, str], value: _T) -> None:
-    if len(cache) >= _REMEMBERED:
-        cache.clear()
-    cache[name] = value
 
 
 def _no_captions(store: Store) -> ContractError:
@@ -303,15 +221,4 @@ def _not_captions(store: Store) -> ContractError:
         expected="a caption group",
         actual=f"group {LATENTS_GROUP!r}, which holds image latents",
         remedy="read it with latent_rows()",
-    )
-
-
-def _not_committed(store: Store, group: str, shard: str | None) -> ContractError:
-    what = f"group {group!r}" + (f", shard {shard!r}" if shard else "")
-    return ContractError(
-        "not-committed",
-        where=store.url,
-        expected=f"{what} to be committed",
-        actual="no such record in the index or ledger",
-        remedy="see `python -m schemas inspect` for what there is; run the encode command to add to it",
     )

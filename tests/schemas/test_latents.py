@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import schemas
-from schemas import dataset as dataset_module
+from schemas import committed
 from schemas.latent_manifest import LATENTS_GROUP, Manifests
 from schemas.latent_schema import latent_batch, latent_schema
 from schemas.ledger import part_path
@@ -163,14 +163,14 @@ def test_a_chunk_is_not_copied(tmp_path: Path, container: Any) -> None:
 
 
 def test_few_schemas_and_records_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset_module, "_REMEMBERED", 3)
+    monkeypatch.setattr(committed, "_REMEMBERED", 3)
     manifest = make_latent_manifest()
     write_dataset(str(tmp_path), None, {}, manifest, {f"s{n}": pictures(manifest, ["a"]) for n in range(8)})
     dataset = schemas.open_dataset(str(tmp_path))
     for _ in range(2):
         assert [row.key for row in dataset.latent_rows()] == ["a"] * 8
         assert dataset.read_chunk(LATENTS_GROUP, "s3", 0).schema.metadata[b"encode_once.shard"] == b"s3"
-    assert len(dataset._records) <= 3
+    assert len(dataset._committed._parsed) <= 3
     assert len(dataset._schemas) <= 3
 
 
