@@ -182,8 +182,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
         # All that refers to the socket, or the server says goodbye first.
-        for file in (self.rfile, self.wfile, self.connection):
-            file.close()
+        self.rfile.close()
+        self.connection.close()
 
     def log_message(self, *args: object) -> None:
         """Nothing: the proxy keeps a list of its own."""
