@@ -12,7 +12,8 @@ from schemas.errors import EncodeOnceError
 
 _USAGE = """usage: python -m pipeline COMMAND ...
 
-  encode PRESET     encode the captions of tars with three text encoders, into a dataset (presets: sd3, compact, demo)
+  encode PRESET     encode the captions of tars with three text encoders, and with --latents their images, into a
+                    dataset (presets: sd3, compact, demo)
   encode-prompts PRESET
                     encode a text file of prompts, for sampling and validation images
   prepare-weights   extract the three text towers once, so that a cluster need not download 44 GB a node

@@ -37,7 +37,8 @@ class CaptionOptions:
     """What is stored. Part of the identity."""
 
     chunk_rows: int | None = None
-    """Rows of a chunk, a constant of the dataset. Default: what makes a chunk 16 to 32 MiB raw."""
+    """Rows of a chunk, a constant of the dataset. Default: what the dataset has; for a new one, what makes a chunk 16
+    to 32 MiB raw."""
 
     part_bytes: int = 64 * 1024**2
     """Bytes a part file may have, a constant of the dataset. A worker holds one part in memory while it is built."""

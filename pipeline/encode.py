@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from enum import IntEnum
 
 from pipeline.caption_options import caption_identity
@@ -16,9 +15,8 @@ from pipeline.latents import describe_latents
 from pipeline.latents.options import require_sound
 from pipeline.layout import choose_layout
 from pipeline.presets import EncodeConfig, require_positive
-from pipeline.provenance import host_name, library_versions, new_run_id, now
+from pipeline.provenance import library_versions, new_run_id, now, save_config
 from pipeline.sources import Inputs, checked_columns, list_inputs
-from schemas.documents import seal
 from schemas.latent_manifest import LatentManifest, Manifests, create_latents_or_require_same
 from schemas.manifest import Manifest, Provenance, create_or_require_same
 from schemas.storage import Store
@@ -60,7 +58,7 @@ def run(config: EncodeConfig) -> ExitStatus:
     print(f"encode-once: {len(inputs.tars)} tars in {config.input}; checking the encoders ...", flush=True)
     manifests = _make_manifests(config, dataset, run_id)
     with Lease(dataset, run_id) as lease:
-        _save_config(config, dataset, run_id)
+        save_config(config, dataset, run_id)
         return _run_leased(config, inputs, dataset, manifests, run_id, lease)
 
 
@@ -100,9 +98,3 @@ def _make_manifests(config: EncodeConfig, dataset: Store, run_id: str) -> Manife
         wanted = LatentManifest(layout=layout, latents=latents, created=created)
         stored_latents = create_latents_or_require_same(dataset, wanted)
     return Manifests(stored_captions, stored_latents)
-
-
-def _save_config(config: EncodeConfig, dataset: Store, run_id: str) -> None:
-    """The resolved configuration goes with what it made."""
-    body = {"run_id": run_id, "started": now(), "host": host_name(), "versions": library_versions()}
-    dataset.create(f"runs/{run_id}.json", seal({**body, "config": dataclasses.asdict(config)}, for_people=True))

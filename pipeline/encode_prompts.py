@@ -21,7 +21,7 @@ from pipeline.job.lease import Lease
 from pipeline.layout import choose_layout
 from pipeline.presets import PRESETS, require_positive
 from pipeline.prompts import PromptList, read_prompts
-from pipeline.provenance import library_versions, new_run_id, now
+from pipeline.provenance import library_versions, new_run_id, now, save_config
 from pipeline.shard_encoder import EngineSettings, ShardEncoder
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
@@ -89,6 +89,7 @@ def run(config: EncodePromptsConfig) -> int:
             _require_same_prompts(dataset, samples.prompts, config.prompts)
             print("Nothing to encode: these prompts are there.")
         else:
+            save_config(config, dataset, run_id)
             _encode(config, samples, dataset, manifest, run_id)
         totals = finalize(dataset, [GROUP], lease.dead, collect_orphans=not lease.lost)
     _require_finite(totals, config.output)

@@ -59,7 +59,7 @@ def test_the_command_makes_a_sound_dataset_once(
     output = tmp_path / "out"
     assert "5 prompts" in command("encode-prompts", "demo", "--prompts", str(prompts), "--output", str(output))
     report = validate(str(output), level="values")
-    assert (report.findings, report.totals.num_rows) == ([], 5)
+    assert (report.findings, report.totals.num_rows) == ((), 5)
     before = files(output)
     assert not [name for name in before if name.endswith(".alive")]
     # The same prompts in another file, and other prompts in the same file: only the former are there already.
