@@ -1,7 +1,7 @@
 """What of a dataset is in the stream: its chunks, each with the samples of one run of rows in all wanted groups.
 
 A dataset may have ten million chunks, so they are rows of arrays; the ledger's details of a chunk are looked up when it
-is read.
+is read, and not kept.
 """
 
 from __future__ import annotations
@@ -102,14 +102,12 @@ class Catalog:
             chunk: Number of the chunk in this catalog.
             field: Number of the caption group.
 
-        Raises:
-            DamagedDataError, ContractError: The ledger record is not what was written.
         """
         shard, index = self.shards[self._shard_of[chunk]], int(self._index_of[chunk])
         groups = (self._captions[field], LATENTS_GROUP) if self._latents else (self._captions[field],)
         found = []
         for group in groups:
-            part, entry = list(self._dataset.record(group, shard).chunks())[index]
+            part, entry = _part_and_chunk(self._dataset.record_body(group, shard), index)
             found.append(ChunkRef(group, shard, part, entry, index))
         return tuple(found)
 
@@ -168,7 +166,8 @@ def _shard_chunks(
                 remedy="the tar changed between two runs: delete the shard's ledger records and encode it again",
             )
     rows = tables[first][0]
-    hasher.update(f"{shard}\0{bodies[first]['keys_sha256']}\0".encode() + rows.tobytes())
+    identities = [bodies[group]["identity_sha256"] for group in groups]
+    hasher.update(repr((shard, bodies[first]["keys_sha256"], identities, rows.tolist())).encode())
     captions = [tables[group][1] for group in groups if group != LATENTS_GROUP]
     sizes = np.max(captions, axis=0) if captions else np.zeros(len(rows), np.int64)
     return rows, sizes + (tables[LATENTS_GROUP][1] if LATENTS_GROUP in tables else 0)
@@ -179,6 +178,16 @@ def _chunk_table(body: dict[str, Any]) -> npt.NDArray[np.int64]:
     chunks = [chunk for part in body["parts"] for chunk in part["chunks"]]
     table = [[chunk["num_rows"] for chunk in chunks], [chunk["num_bytes"] for chunk in chunks]]
     return np.array(table, np.int64)
+
+
+def _part_and_chunk(body: dict[str, Any], index: int) -> tuple[Part, Chunk]:
+    """A shard's chunk by its number, of all that its record has only the part that it is in."""
+    for part in body["parts"]:
+        if index < len(part["chunks"]):
+            found = Part.model_validate(part)
+            return found, found.chunks[index]
+        index -= len(part["chunks"])
+    raise AssertionError("the record has fewer chunks than when the catalog was made")
 
 
 def _nothing_left(dataset: Dataset, rows: npt.NDArray[np.int64], holdout_rows: int, *, holdout: bool) -> ConfigError:
