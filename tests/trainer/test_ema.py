@@ -36,9 +36,13 @@ def test_exchange_is_undone_bit_for_bit() -> None:
         model.weight.normal_()
     ema.update(3)
     weights, averages = model.weight.clone(), ema.averages["weight"].clone()
-    with pytest.raises(KeyError), ema.in_model():
+
+    def fail() -> None:
         assert torch.equal(model.weight, averages)
         raise KeyError
+
+    with pytest.raises(KeyError), ema.in_model():
+        fail()
     assert torch.equal(model.weight, weights)
     assert torch.equal(ema.averages["weight"], averages)
 

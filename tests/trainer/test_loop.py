@@ -23,6 +23,7 @@ from trainer.stopping import StopRequest
 from trainer.stream.batch import Batch
 
 OPTIMIZER = OptimizerConfig(learning_rate=0.01, warmup_steps=2)
+SIX_STEPS = LoopConfig(num_steps=6, accumulation=1, log_every=1, checkpoint_every=4)
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def _loop(
     recorded: Recorded,
     *,
     optimizer: OptimizerConfig = OPTIMIZER,
-    config: LoopConfig = LoopConfig(num_steps=6, accumulation=1, log_every=1, checkpoint_every=4),
+    config: LoopConfig = SIX_STEPS,
     **options: Any,
 ) -> Loop:
     assert isinstance(state.stream, MemoryStream)

@@ -28,7 +28,10 @@ class ThreadRank:
     rank: int
     world_size: int
     meeting: _Meeting
-    device: torch.device = torch.device("cpu")
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
 
     @property
     def store(self) -> ThreadRank:
