@@ -86,6 +86,9 @@ def test_epochs_datasets_and_seeds_have_orders_of_their_own() -> None:
         for seed, dataset, epoch in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
     ]
     assert all(a != b for index, a in enumerate(orders) for b in orders[index + 1 :])
+    # The chunks of their own too, not only the rows within them: what comes first of each stream.
+    first = [tuple(chunk for chunk, _ in order[:5]) for order in orders]
+    assert len(set(first)) == len(first)
     # Shuffled as a whole, not merely rotated: neighbours of one epoch are strangers in another.
     pairs = [set(itertools.pairwise(order)) for order in orders]
     assert len(pairs[0] & pairs[3]) < 10
