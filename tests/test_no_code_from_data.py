@@ -33,7 +33,11 @@ def _is_literal(node: ast.expr | None, value: bool) -> bool:
 
 
 def test_no_source_reads_data_as_code(repository: Path) -> None:
-    files = [file for package in SOURCES for file in (repository / package).rglob("*.py")]
+    found_files = [file for package in SOURCES for file in (repository / package).rglob("*.py")]
+    # Environments of the benchmarks are other people's code.
+    files = [
+        file for file in found_files if not any(part.startswith(".") for part in file.relative_to(repository).parts)
+    ]
     assert files
     found = [f"{file.relative_to(repository)}:{line}" for file in files for line in unsafe_calls(file.read_text())]
     assert found == []
