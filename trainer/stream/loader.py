@@ -227,12 +227,14 @@ class StreamLoader:
         config, world_size = self.config, self._share.world_size
         shared = config.num_streams % world_size == 0
         num_streams = config.num_streams // world_size if shared else config.num_streams
-        needed = 0
-        for number, streamed in enumerate(self.datasets):
-            catalog = streamed.catalog
-            reader = ChunkReader(self.datasets, self.order, self._seed, (1.0,) * len(config.captions))
-            largest = reader.estimate_bytes(ChunkId(number, 0, int(catalog.num_bytes.argmax())))
-            needed = max(needed, largest * min(num_streams * config.block_chunks, len(catalog.num_bytes)))
+        mixed = num_streams * config.block_chunks
+        reader = ChunkReader(self.datasets, self.order, self._seed, (1.0,) * len(config.captions))
+        sizes = [streamed.catalog.num_bytes for streamed in self.datasets]
+        largest = [reader.estimate_bytes(ChunkId(n, 0, int(size.argmax()))) for n, size in enumerate(sizes)]
+        if config.dataset_weights is None:  # one pool of chunks
+            needed = max(largest) * min(mixed, sum(map(len, sizes)))
+        else:  # each dataset has its own streams
+            needed = sum(each * min(mixed, len(size)) for each, size in zip(largest, sizes, strict=True))
         if needed > config.memory_bytes:
             raise ConfigError(
                 "stream-memory-too-small",

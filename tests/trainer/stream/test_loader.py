@@ -262,6 +262,20 @@ def test_what_cannot_work_is_refused_at_once(tmp_path: Path, captions_only: Data
         StreamLoader([captions_only, schemas.open_dataset(str(tmp_path))], CONFIG, NO_DROPOUT, seed=0, batch_size=1)
 
 
+def test_datasets_mixed_by_weight_each_need_memory_for_their_own_streams(captions_only: Dataset) -> None:
+    def batches(weights: tuple[float, ...] | None) -> StreamLoader:
+        config = dataclasses.replace(CONFIG, dataset_weights=weights, memory_bytes=4 * largest * CONFIG.num_streams)
+        return StreamLoader([captions_only, captions_only], config, NO_DROPOUT, seed=0, batch_size=2)
+
+    largest = int(loader(captions_only).datasets[0].catalog.num_bytes.max())
+    # A chunk takes three times its stored bytes; there is room for those of four streams.
+    pooled = batches(None)
+    assert len(next(iter(pooled)).keys) == 2
+    pooled.close()
+    with pytest.raises(ConfigError, match="stream-memory-too-small"):
+        next(iter(batches((1, 1))))
+
+
 def test_waiting_is_measured(captions_only: Dataset) -> None:
     stream = loader(captions_only)
     assert stream.waiting_seconds == 0
