@@ -268,7 +268,7 @@ def test_datasets_mixed_by_weight_each_need_memory_for_their_own_streams(caption
         return StreamLoader([captions_only, captions_only], config, NO_DROPOUT, seed=0, batch_size=2)
 
     largest = int(loader(captions_only).datasets[0].catalog.num_bytes.max())
-    # A chunk takes three times its stored bytes; there is room for those of four streams.
+    # A chunk takes three times its stored bytes; there is room for a third more than the streams of one pool.
     pooled = batches(None)
     assert len(next(iter(pooled)).keys) == 2
     pooled.close()
