@@ -107,11 +107,12 @@ PRESETS: dict[str, tuple[str, EncodeConfig]] = {
         "Small random-weight encoders of the same architectures. To try things out, never to train on.",
         dataclasses.replace(
             _SD3,
-            clip_l=EncoderConfig(source="random"),
-            clip_g=EncoderConfig(source="random"),
-            t5=EncoderConfig(source="random"),
+            # As many tokens as the demo's captions have: the trainer's demo is to be done in minutes.
+            clip_l=EncoderConfig(source="random", max_tokens=16),
+            clip_g=EncoderConfig(source="random", max_tokens=16),
+            t5=EncoderConfig(source="random", max_tokens=24),
             chunk_rows=64,
-            images=ImageConfig(resolution=64, bucket_step=16),
+            images=ImageConfig(resolution=32, bucket_step=16),
         ),
     ),
 }

@@ -36,7 +36,7 @@ def test_a_dataset_grows_resumes_and_refuses(tars: Path, tmp_path: Path) -> None
 
     refused = encode(tars, dataset, *options, "--compute-dtype", "float32", "--t5.max-tokens", "64", expect=1)
     assert "identity-mismatch" in refused
-    for field in ("clip_l.compute_dtype: 'bfloat16' -> 'float32'", "t5.max_tokens: 77 -> 64"):
+    for field in ("clip_l.compute_dtype: 'bfloat16' -> 'float32'", "t5.max_tokens: 24 -> 64"):
         assert f"captions.{field}" in refused
     assert stable(dataset) == before
 
