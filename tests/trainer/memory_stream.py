@@ -33,8 +33,8 @@ def is_valid(position: int) -> bool:
 
 
 def size_of(position: int, *, num_sizes: int) -> int:
-    """Which of `SIZES` a row has: long runs of one size, so that some batches have one and some have two."""
-    return position // 5 % num_sizes
+    """Which of `SIZES` a row has: a few have the second, so that one rank often has none of it."""
+    return int(position % 9 == 5 and num_sizes > 1)
 
 
 def make_batch(positions: list[int], next_position: int, *, num_sizes: int = 1) -> Batch:

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from tests.trainer.memory_stream import MODEL, MemoryStream, is_valid, placeholder
+from tests.loopback import loopback_command
+from tests.trainer.memory_stream import MemoryStream, is_valid
+from tests.trainer.memory_training import GLOBAL_BATCH, SIX_STEPS, Recorded, make_loop, make_state
 from trainer.distributed import Distributed, connected
-from trainer.ema import Ema
 from trainer.flow import FlowConfig, draw
-from trainer.loop import Due, Loop, LoopConfig
+from trainer.loop import Due, LoopConfig
 from trainer.meter import DivergedError
-from trainer.model import build_model
-from trainer.optimizer import OptimizerConfig, build_optimizer
-from trainer.state import TrainState
-from trainer.step import StepConfig, TrainStep
 from trainer.stopping import StopRequest
 from trainer.stream.batch import Batch
-
-OPTIMIZER = OptimizerConfig(learning_rate=0.01, warmup_steps=2)
-SIX_STEPS = LoopConfig(num_steps=6, accumulation=1, log_every=1, checkpoint_every=4)
 
 
 @pytest.fixture
@@ -32,57 +30,15 @@ def alone() -> Iterator[Distributed]:
         yield distributed
 
 
-@dataclass
-class Recorded:
-    """Takes what a loop tells, and says when to stop."""
-
-    figures: dict[int, dict[str, float]] = field(default_factory=dict)
-    saved: list[tuple[int, int]] = field(default_factory=list)
-    waits: int = 0
-
-    def training(self, step: int, values: Mapping[str, float]) -> None:
-        self.figures[step] = dict(values)
-
-    def save(self, state: TrainState, step: int) -> None:
-        self.saved.append((step, state.stream.state_dict()["position"]))
-
-    def wait(self) -> None:
-        self.waits += 1
-
-    @property
-    def losses(self) -> list[float]:
-        return [figures["loss"] for figures in self.figures.values()]
-
-
-def _state(stream: MemoryStream, *, seed: int = 1) -> TrainState:
-    model = build_model(MODEL, seed=seed)
-    return TrainState(model, build_optimizer(model, OPTIMIZER), Ema(model, 0.9), stream)
-
-
-def _loop(
-    distributed: Distributed,
-    state: TrainState,
-    recorded: Recorded,
-    *,
-    optimizer: OptimizerConfig = OPTIMIZER,
-    config: LoopConfig = SIX_STEPS,
-    **options: Any,
-) -> Loop:
-    assert isinstance(state.stream, MemoryStream)
-    step = StepConfig(FlowConfig(), 1.0, optimizer, num_steps=config.num_steps, seed=3)
-    train = TrainStep(state, step, distributed, placeholder())
-    return Loop(config, state, state.stream, train, distributed, saver=recorded, reporter=recorded, **options)
-
-
 def test_trains_saves_and_reports(alone: Distributed) -> None:
     recorded, seen, evaluated = Recorded(), [], []
-    state = _state(MemoryStream(8))
+    state = make_state(MemoryStream(8), alone)
 
     def note(step: int, batches: list[Batch]) -> None:
         seen.append((step, batches[0].position))
 
     due = [Due(4, lambda: evaluated.append(state.step))]
-    assert _loop(alone, state, recorded, due=due, on_batches=note).run(StopRequest())
+    assert make_loop(alone, state, recorded, due=due, on_batches=note).run(StopRequest())
     assert state.step == 6
     assert recorded.saved == [(4, 32), (6, 48)]
     assert recorded.waits == 1
@@ -96,7 +52,7 @@ def test_trains_saves_and_reports(alone: Distributed) -> None:
 def test_loss_falls(alone: Distributed) -> None:
     recorded = Recorded()
     config = LoopConfig(num_steps=60, accumulation=1, log_every=10, checkpoint_every=60)
-    _loop(alone, _state(_Repeating(4)), recorded, config=config).run(StopRequest())
+    make_loop(alone, make_state(_Repeating(4), alone), recorded, config=config).run(StopRequest())
     assert recorded.losses[-1] < 0.8 * recorded.losses[0]
 
 
@@ -112,10 +68,10 @@ class _Repeating(MemoryStream):
 def test_accumulation_changes_nothing_but_rounding(alone: Distributed, num_sizes: int) -> None:
     whole, parts = Recorded(), Recorded()
     config = LoopConfig(num_steps=5, accumulation=1, log_every=1, checkpoint_every=9)
-    one = _state(MemoryStream(12, num_sizes=num_sizes))
-    _loop(alone, one, whole, config=config).run(StopRequest())
-    other = _state(MemoryStream(3, num_sizes=num_sizes))
-    _loop(alone, other, parts, config=replace(config, accumulation=4)).run(StopRequest())
+    one = make_state(MemoryStream(12, num_sizes=num_sizes), alone)
+    make_loop(alone, one, whole, config=config).run(StopRequest())
+    other = make_state(MemoryStream(3, num_sizes=num_sizes), alone)
+    make_loop(alone, other, parts, config=replace(config, accumulation=4)).run(StopRequest())
     assert parts.losses == pytest.approx(whole.losses, rel=1e-5)
     norms = [[figures["grad_norm"] for figures in run.figures.values()] for run in (whole, parts)]
     assert norms[1] == pytest.approx(norms[0], rel=1e-4)
@@ -124,7 +80,7 @@ def test_accumulation_changes_nothing_but_rounding(alone: Distributed, num_sizes
 def test_loss_is_the_mean_over_valid_rows(alone: Distributed) -> None:
     """An untrained model predicts 0, so the loss of a row is that of the velocity alone."""
     recorded = Recorded()
-    _loop(alone, _state(MemoryStream(8)), recorded).run(StopRequest())
+    make_loop(alone, make_state(MemoryStream(8), alone), recorded).run(StopRequest())
     batch = next(iter(MemoryStream(8))).micro_batches()[0]
     assert len(batch.positions) == sum(is_valid(position) for position in range(8)) == 7
     drawn = draw(FlowConfig(), 1.0, seed=3, positions=batch.positions, shape=(3, 8, 8), device=torch.device("cpu"))
@@ -133,12 +89,12 @@ def test_loss_is_the_mean_over_valid_rows(alone: Distributed) -> None:
 
 def test_stop_request_ends_after_the_step_with_a_checkpoint(alone: Distributed) -> None:
     recorded, stop, evaluated = Recorded(), StopRequest(), []
-    state = _state(MemoryStream(8))
+    state = make_state(MemoryStream(8), alone)
 
     def note(step: int, _: list[Batch]) -> None:
         stop.requested = step == 2
 
-    loop = _loop(alone, state, recorded, on_batches=note, due=[Due(100, lambda: evaluated.append(0))])
+    loop = make_loop(alone, state, recorded, on_batches=note, due=[Due(100, lambda: evaluated.append(0))])
     assert not loop.run(stop)
     assert recorded.saved == [(3, 24)]
     assert recorded.waits == 1
@@ -148,21 +104,21 @@ def test_stop_request_ends_after_the_step_with_a_checkpoint(alone: Distributed) 
 def test_run_goes_on_from_its_state(alone: Distributed) -> None:
     """The seed and the positions decide all that is random, so half a run and its other half are a whole one."""
     whole, halves = Recorded(), Recorded()
-    _loop(alone, _state(MemoryStream(8)), whole).run(StopRequest())
-    state, first = _state(MemoryStream(8)), LoopConfig(num_steps=3, accumulation=1, log_every=1, checkpoint_every=4)
-    _loop(alone, state, halves, config=first).run(StopRequest())
-    _loop(alone, state, halves).run(StopRequest())
+    make_loop(alone, make_state(MemoryStream(8), alone), whole).run(StopRequest())
+    state, first = make_state(MemoryStream(8), alone), replace(SIX_STEPS, num_steps=3)
+    make_loop(alone, state, halves, config=first).run(StopRequest())
+    make_loop(alone, state, halves).run(StopRequest())
     assert halves.losses == whole.losses
 
 
 def test_diverged_run_ends_and_saves_nothing(alone: Distributed) -> None:
     recorded = Recorded()
-    state = _state(MemoryStream(8))
+    state = make_state(MemoryStream(8), alone)
     with torch.no_grad():
         state.model.proj_out.bias.fill_(float("nan"))
     config = LoopConfig(num_steps=6, accumulation=1, log_every=50, checkpoint_every=2)
     with pytest.raises(DivergedError) as error:
-        _loop(alone, state, recorded, config=config).run(StopRequest())
+        make_loop(alone, state, recorded, config=config).run(StopRequest())
     assert error.value.code == "loss-not-finite"
     assert recorded.saved == []
 
@@ -170,19 +126,41 @@ def test_diverged_run_ends_and_saves_nothing(alone: Distributed) -> None:
 def test_error_of_the_stream_is_raised(alone: Distributed) -> None:
     recorded = Recorded()
     with pytest.raises(OSError, match="on fire"):
-        _loop(alone, _state(MemoryStream(8, fails_at=16)), recorded).run(StopRequest())
+        make_loop(alone, make_state(MemoryStream(8, fails_at=16), alone), recorded).run(StopRequest())
     assert list(recorded.figures) == [1, 2]
 
 
 def test_step_without_a_valid_row_changes_nothing(alone: Distributed) -> None:
     recorded = Recorded()
     stream = MemoryStream(1, position=2)
-    state = _state(stream)
+    state = make_state(stream, alone)
     config = LoopConfig(num_steps=1, accumulation=1, log_every=1, checkpoint_every=9)
-    _loop(alone, state, recorded, config=config).run(StopRequest())
+    make_loop(alone, state, recorded, config=config).run(StopRequest())
     weights = [parameter.clone() for parameter in state.model.parameters()]
     # Position 3 is not valid.
-    _loop(alone, state, recorded, config=replace(config, num_steps=2)).run(StopRequest())
+    make_loop(alone, state, recorded, config=replace(config, num_steps=2)).run(StopRequest())
     assert recorded.figures[2]["loss"] == 0
     assert (state.step, stream.position) == (2, 4)
     assert all(torch.equal(a, b) for a, b in zip(weights, state.model.parameters(), strict=True))
+
+
+def test_ranks_train_what_one_would_and_fail_together(alone: Distributed, repository: Path) -> None:
+    """Two processes with unequal numbers of picture sizes; then one whose data fails."""
+    recorded = Recorded()
+    state = make_state(MemoryStream(GLOBAL_BATCH, num_sizes=2), alone)
+    make_loop(alone, state, recorded).run(StopRequest())
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    program = str(repository / "tests" / "trainer" / "ranks_program.py")
+    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        loopback_command([sys.executable, *command, program]),
+        env=environment, capture_output=True, text=True, timeout=150, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    for name in ("loss", "grad_norm"):
+        figures = [values[name] for values in found["figures"].values()]
+        assert figures == pytest.approx([values[name] for values in recorded.figures.values()], rel=1e-4)
+    assert found["step"] == 2
+    assert "rank 1 of 2" in found["raised"]
+    assert "the disk is on fire" in found["raised"]

@@ -14,8 +14,8 @@ def test_batch_of_one_size_is_filled_up_and_others_are_not() -> None:
     assert [num_passes([one]), num_passes([two]), num_passes([none]), num_passes([one, two])] == [1, 2, 0, 3]
     assert num_valid_rows([one, two, none]) == 6
     passes = list(agreed_passes([one, two, none], 5, placeholder()))
-    assert [valid for _, valid in passes] == [3, 1, 2, 0, 0]
-    assert [len(batch.latents) for batch, _ in passes] == [4, 1, 2, 1, 1]
+    assert [valid for _, valid in passes] == [3, 2, 1, 0, 0]
+    assert [len(batch.latents) for batch, _ in passes] == [4, 2, 1, 1, 1]
     filled = passes[0][0]
     np.testing.assert_array_equal(filled.positions, [0, 1, 2, 2])
     assert torch.equal(filled.latents[3], filled.latents[2])
