@@ -165,7 +165,7 @@ def test_finalize_deletes_nothing_when_a_record_is_damaged(dataset: Store, manif
     assert {info.path for info in dataset.list()} == before
 
 
-@pytest.mark.parametrize("columns", [(), ("txt", "txt"), ("TXT",), ("json.",), ("a/b",), ("../x",)])
+@pytest.mark.parametrize("columns", [(), ("txt", "txt"), ("TXT",), ("json.",), ("a/b",), ("../x",), ("latents",)])
 def test_a_wrong_column_is_refused_before_anything_is_made(inputs: Inputs, tmp_path: Path, columns: tuple) -> None:
     config = dataclasses.replace(
         PRESETS["demo"][1], input=inputs.store.url, output=str(tmp_path / "new"), columns=columns

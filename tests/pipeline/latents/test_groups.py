@@ -138,7 +138,9 @@ def test_before_with_and_after_the_captions(tmp_path: Path, tar: InputTar) -> No
     assert len(found) == 1
 
 
-def test_every_image_is_accounted_for(tmp_path: Path) -> None:
+def test_every_image_is_accounted_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the files of a window are read a few at a time."""
+    monkeypatch.setattr("pipeline.latents.groups._READ_BYTES", 1500)
     jpeg = encoded(noise(64, 64), "JPEG")
     large = noise(64, 64)
     members = [

@@ -156,24 +156,18 @@ def test_a_very_long_image_takes_no_more_memory_than_others(monkeypatch: pytest.
     assert sizes == [(32, 32)]
 
 
-def test_threads_decode_within_a_budget_of_pixels() -> None:
-    budget = PixelBudget(100)
-    lock, inside, most = threading.Lock(), [0], [0]
+@pytest.mark.parametrize(("first", "second", "waits"), [(60, 50, True), (60, 40, False), (500, 1, True)])
+def test_threads_decode_within_a_budget_of_pixels(first: int, second: int, waits: bool) -> None:
+    """What is larger than all of it is let in alone."""
+    budget, inside = PixelBudget(100), threading.Event()
 
-    def work(num_pixels: int) -> None:
-        for _ in range(50):
-            with budget.taken(num_pixels):
-                with lock:
-                    inside[0] += num_pixels
-                    most[0] = max(most[0], inside[0])
-                with lock:
-                    inside[0] -= num_pixels
+    def work() -> None:
+        with budget.taken(second):
+            inside.set()
 
-    threads = [threading.Thread(target=work, args=(size,)) for size in (30, 40, 50, 60, 500)]
-    for thread in threads:
+    thread = threading.Thread(target=work)
+    with budget.taken(first):
         thread.start()
-    for thread in threads:
-        thread.join(timeout=30)
-        assert not thread.is_alive()
-    # What is larger than the budget is let in alone.
-    assert most[0] == 500
+        assert inside.wait(0.1 if waits else 30) != waits
+    thread.join(timeout=30)
+    assert inside.is_set()
