@@ -18,7 +18,7 @@ from benchmarks.loader.meter import Batch
 
 FIELDS = ("clip_l", "clip_g", "t5", "clip_l_pooled", "clip_g_pooled")
 """The tensors of a sample: hidden states [77, width] and pooled vectors [width]."""
-WORKERS: list[dict[str, Any]] = [{"workers": 0}, {"workers": 1}, {"workers": 2}, {"workers": 3}]
+WORKERS: list[dict[str, Any]] = [{"workers": 0}, {"workers": 1}, {"workers": 2}]
 """Settings that are tried."""
 
 

@@ -25,14 +25,11 @@ from benchmarks.loader.peers.assembly import (
 from benchmarks.loader.peers.documented import FIELDS, WORKERS, EndlessOrder, float16_arrays, join
 
 OPTIONS: list[dict[str, Any]] = [
-    {"threads": 0},
     {"threads": 1},
     {"threads": 2},
-    {"workers": 1},
+    {"threads": 2, "gather": True},
     {"workers": 2},
     {"workers": 3},
-    {"threads": 2, "gather": True},
-    {"workers": 2, "gather": True},
 ]
 
 DOCUMENTED = WORKERS

@@ -16,7 +16,7 @@ from benchmarks.loader.meter import Batch, Batches
 from benchmarks.loader.peers.assembly import Sample, collate, from_workers
 from benchmarks.loader.peers.documented import WORKERS, float16_arrays, join
 
-OPTIONS: list[dict[str, Any]] = [{"workers": 0}, {"workers": 1}, {"workers": 2}, {"workers": 3}]
+OPTIONS: list[dict[str, Any]] = [{"workers": 0}, {"workers": 2}, {"workers": 3}]
 
 DOCUMENTED = WORKERS
 

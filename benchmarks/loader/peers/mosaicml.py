@@ -15,7 +15,7 @@ from benchmarks.loader.meter import Batches
 from benchmarks.loader.peers.assembly import Sample, collate, fill_from, from_threads, from_workers, groups
 from benchmarks.loader.peers.documented import FIELDS, WORKERS, float16_arrays, join
 
-OPTIONS: list[dict[str, Any]] = [{"workers": 0}, {"workers": 1}, {"workers": 2}, {"workers": 3}]
+OPTIONS: list[dict[str, Any]] = [{"workers": 0}, {"workers": 2}, {"workers": 3}]
 
 DOCUMENTED = WORKERS
 

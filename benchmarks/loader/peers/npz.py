@@ -14,15 +14,7 @@ from benchmarks.loader.meter import Batches
 from benchmarks.loader.peers.assembly import from_threads, from_workers, new_batch, permutations
 from benchmarks.loader.peers.documented import FIELDS, WORKERS, EndlessOrder, float16_arrays, join
 
-OPTIONS: list[dict[str, Any]] = [
-    {"threads": 0},
-    {"threads": 1},
-    {"threads": 2},
-    {"threads": 4},
-    {"workers": 1},
-    {"workers": 2},
-    {"workers": 4},
-]
+OPTIONS: list[dict[str, Any]] = [{"threads": 1}, {"threads": 2}, {"threads": 4}, {"workers": 2}]
 
 DOCUMENTED = WORKERS
 _CLIP_L = values.WIDTHS["clip_l"]
