@@ -81,7 +81,9 @@ def test_by_weight_each_dataset_has_epochs_of_its_own(
     assert all(np.array_equal(some[asked], other) for some, other in zip(found, again, strict=True))
 
 
-@pytest.mark.parametrize("weights", [(0.7, 0.3), (1, 0), (5, 3, 2), (0.001, 0.999), (2, 4), (0.1, 0.2, 0.3)])
+@pytest.mark.parametrize(
+    "weights", [(0.7, 0.3), (1, 0), (5, 3, 2), (0.001, 0.999), (2, 4), (0.301, 0.699), (0.1, 0.2, 0.3)]
+)
 def test_weights_are_exact_at_once_and_even_throughout(weights: tuple[float, ...]) -> None:
     num_streams = 4
     order = GlobalOrder([np.array([40_000], np.int64)] * len(weights), weights, OrderConfig(0, num_streams))
@@ -95,6 +97,13 @@ def test_weights_are_exact_at_once_and_even_throughout(weights: tuple[float, ...
         assert so_far[999::1000].tolist() == pytest.approx(wanted[999::1000].round().tolist(), abs=1)
         assert so_far[5999] == round(wanted[5999])
         assert np.abs(so_far - wanted).max() < len(weights)
+
+
+def test_weights_are_taken_as_they_are_written() -> None:
+    """0.7 is 7 / 10, though no binary number is."""
+    datasets = [np.array([50], np.int64)] * 2
+    assert len(GlobalOrder(datasets, (0.7, 0.3), OrderConfig(0))._pattern) == 10
+    assert len(GlobalOrder(datasets, (2, 4), OrderConfig(0))._pattern) == 3
 
 
 def test_weights_of_no_simple_ratio_are_exact_to_the_pattern() -> None:

@@ -160,6 +160,10 @@ def test_equal_steps_one_global_order_and_exact_resumes(
             assert all(len(batch.chunks) == len(batch.rows) == len(batch.positions) == batch_size for batch in step)
             real = sum(chunk is not None for batch in step for chunk in batch.chunks)
             assert real == min(batch_size * world_size, total - step[0].position)
+        for rank, own in enumerate(of_ranks):
+            # So a rank keeps to its streams, wherever it resumes.
+            taken = np.concatenate([batch.positions for batch in own] or [np.empty(0, np.int64)])
+            assert (taken[taken >= 0] % world_size == rank).all()
         found += [batch for own in of_ranks for batch in own]
         position = of_ranks[0][-1].next_position if of_ranks[0] else position
     found += batches(order, Share(3, 0, 1, "pad"), position, total)
