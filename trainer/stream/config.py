@@ -19,7 +19,7 @@ class StreamConfig:
     """Weight of each caption group. Default: equal."""
 
     dataset_weights: tuple[float, ...] | None = None
-    """Weight of each dataset, if there are several. Default: by their rows."""
+    """Weight of each dataset, if there are several. Default: pooled, so that an epoch has every sample once."""
 
     shuffle: bool = True
     """False reads the datasets as they lie."""
