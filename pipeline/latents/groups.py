@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,6 @@ from pipeline.counters import Counters
 from pipeline.engine import TORCH_DTYPES, numpy_array
 from pipeline.engine_settings import EngineSettings
 from pipeline.group_encoder import Samples
-from pipeline.latents.autoencoder import LatentEncoder
 from pipeline.latents.buckets import Size
 from pipeline.latents.images import CroppedImage, ImageReader
 from pipeline.latents.options import LatentOptions
@@ -31,6 +31,10 @@ from schemas.latent_schema import LatentRows, latent_batch, latent_schema
 from schemas.ledger import LatentStats
 from schemas.manifest import Layout
 from schemas.rejects import Reject
+
+if TYPE_CHECKING:
+    # Pixels need no diffusers.
+    from pipeline.latents.autoencoder import LatentEncoder
 
 _READ_BYTES = 32 * 1024**2
 """Image files that are read at a time; a single one may be larger."""
