@@ -108,6 +108,15 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_a_file_system_that_answers_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path))
+    store.create("object", bytes(range(100)))
+    read = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda file, buffers, offset: read(file, [buffers[0][:7]], offset))
+    assert store.get_range("object", 10, 50) == bytes(range(10, 60))
+    assert store.get_buffer("object", 10, 50).to_pybytes() == bytes(range(10, 60))
+
+
 def test_short_reads_are_errors(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     store.create("x", b"0123456789")
