@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -125,16 +126,25 @@ class Loop:
             DivergedError: The loss is no longer a number. No checkpoint has it.
             Exception: What this rank's stream raised.
         """
-        state, config = self._state, self._config
+        try:
+            self._train(stop)
+        except Exception:
+            # A checkpoint that is on its way when something else fails is still worth having.
+            with contextlib.suppress(Exception):
+                self._saver.wait()
+            raise
+        self._saver.wait()
+        return self._state.step >= self._config.num_steps
+
+    def _train(self, stop: StopRequest) -> None:
+        state, num_steps = self._state, self._config.num_steps
         batches = iter(self._stream)
         stopping = False
-        while state.step < config.num_steps and not stopping:
+        while state.step < num_steps and not stopping:
             agreement, pulled = self._pull(batches, stop)
             stopping = agreement.stopping
             self._one_step(agreement, pulled)
-            self._after_step(last=stopping or state.step == config.num_steps, stopping=stopping)
-        self._saver.wait()
-        return state.step >= config.num_steps
+            self._after_step(last=stopping or state.step == num_steps, stopping=stopping)
 
     def _pull(self, batches: Iterator[Batch], stop: StopRequest) -> tuple[Agreement, list[Batch]]:
         waited = self._stream.waiting_seconds

@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
 
+_MOST_VARIANTS = 64
 _CAST_ARGUMENTS = ("hidden_states", "encoder_hidden_states", "pooled_projections")
 
 
@@ -55,6 +56,9 @@ def parallelize(model: SD3Transformer2DModel, config: ParallelConfig, mesh: Devi
         config: How.
         mesh: All ranks.
     """
+    if config.compile:
+        # A variant for each of: last block or not, gradients or not, each kind of picture size and batch.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_VARIANTS)
     for block in model.transformer_blocks:
         if config.activation_checkpointing:
             block.forward = _checkpointed(block.forward)

@@ -17,22 +17,22 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Notes the first signal; the second has its usual effect, at once."""
+    """Notes SIGTERM and Ctrl-C. A second Ctrl-C has its usual effect, at once.
+
+    A second SIGTERM has none: a scheduler sends one to every process of a job, and torchrun passes on its own.
+    """
     request = StopRequest()
-    signals = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.getsignal(number) for number in signals}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def note(_: int, __: FrameType | None) -> None:
+    def note(number: int, _: FrameType | None) -> None:
         request.requested = True
-        restore()
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    for number in signals:
+    for number in before:
         signal.signal(number, note)
     try:
         yield request
     finally:
-        restore()
+        for number, handler in before.items():
+            signal.signal(number, handler)

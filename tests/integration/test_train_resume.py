@@ -16,6 +16,7 @@ from tests.integration.training import (
     make_data,
     make_prompts,
     start_training,
+    stop_after,
     train,
     training_lines,
 )
@@ -80,10 +81,13 @@ def test_resumed_run_equals_the_undisturbed_one(
 
 
 def test_resumed_on_another_world_with_another_batch(data: Path, whole: Path, killed: Path, tmp_path: Path) -> None:
-    """One rank and another batch: the samples, by position, are those of the undisturbed run."""
+    """One rank, another batch: the samples, by position, are those of the undisturbed run. SIGTERM ends it, saved."""
     output = tmp_path / "run"
     shutil.copytree(killed, output)
-    text = train(data, output, "--checkpoint.every-steps", "8", "--batch-size", "15", "--steps", str(STEPS), ranks=1)
+    options = ("--checkpoint.every-steps", "1000", "--batch-size", "15", "--steps", "100000")
+    text = stop_after(start_training(data, output, *options, ranks=1), output, STEPS)
+    last = training_lines(output)[-1]["step"]
+    assert (output / "checkpoints" / f"step-{last:08d}").is_dir()
     assert f"changed since the checkpoint: batch_size: {BATCH} -> 15" in text
     first, again = consumed(whole), consumed(output)
     common = min(max(first), max(again)) + 1

@@ -17,13 +17,15 @@ from tests.integration.commands import REPOSITORY, environment
 from tests.latent_datasets import make_latent_manifest, pictures
 from tests.loopback import loopback_command
 from trainer.history import read_history
+from trainer.train import ExitStatus
 
 NUM_ROWS = 180
 _SECONDS = 150
 _OPTIONS = (
     "--model.depth", "2", "--model.num-heads", "2", "--model.head-dim", "8", "--stream.num-streams", "4",
     "--stream.holdout-rows", "8", "--metrics.log-every", "1", "--metrics.no-tensorboard", "--log-keys",
-    "--optimizer.warmup-steps", "4", "--device", "cpu", "--stream.read-attempts", "2",
+    "--optimizer.warmup-steps", "4", "--optimizer.schedule", "constant", "--device", "cpu",
+    "--stream.read-attempts", "2",
 )  # fmt: skip
 
 
@@ -81,8 +83,8 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.kill()
 
 
-def kill_after(process: subprocess.Popen[str], output: Path, step: int) -> None:
-    """Kills a run once it has done a step and has a complete checkpoint."""
+def wait_for_step(process: subprocess.Popen[str], output: Path, step: int) -> None:
+    """Returns once a run has done a step and has a complete checkpoint."""
     deadline = time.monotonic() + _SECONDS
     while True:
         lines = training_lines(output)
@@ -91,8 +93,27 @@ def kill_after(process: subprocess.Popen[str], output: Path, step: int) -> None:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "no checkpoint in time"
         time.sleep(0.01)
-    kill(process)
-    process.communicate(timeout=30)
+
+
+def kill_after(process: subprocess.Popen[str], output: Path, step: int) -> None:
+    """Kills a run, then."""
+    try:
+        wait_for_step(process, output, step)
+    finally:
+        kill(process)
+        process.communicate(timeout=30)
+
+
+def stop_after(process: subprocess.Popen[str], output: Path, step: int) -> str:
+    """Asks a run to stop, then; returns what it printed, after checking that it says so."""
+    try:
+        wait_for_step(process, output, step)
+        process.terminate()
+        text, _ = process.communicate(timeout=_SECONDS)
+    finally:
+        kill(process)
+    assert process.returncode == ExitStatus.STOPPED, f"exit status {process.returncode}\n{text}"
+    return text
 
 
 def training_lines(output: Path) -> list[dict[str, Any]]:

@@ -128,6 +128,7 @@ def test_error_of_the_stream_is_raised(alone: Distributed) -> None:
     with pytest.raises(OSError, match="on fire"):
         make_loop(alone, make_state(MemoryStream(8, fails_at=16), alone), recorded).run(StopRequest())
     assert list(recorded.figures) == [1, 2]
+    assert recorded.waits == 1
 
 
 def test_step_without_a_valid_row_changes_nothing(alone: Distributed) -> None:

@@ -95,11 +95,17 @@ def test_changes_of_order_or_model_are_refused(options: tuple[str, str]) -> None
     assert options[0].removeprefix("--").replace("-", "_") in error.value.actual
 
 
-def test_first_signal_is_noted_and_the_second_is_not_ours() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+def test_signals_are_noted_and_a_second_interrupt_is_not_ours() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     with stop_on_signals() as stop:
         assert not stop.requested
-        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
         assert stop.requested
-        assert signal.getsignal(signal.SIGTERM) == before
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert {number: signal.getsignal(number) for number in before} == before
+    with stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert {number: signal.getsignal(number) for number in before} == before

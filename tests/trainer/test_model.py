@@ -10,7 +10,7 @@ import torch
 from schemas.errors import ConfigError
 from tests.datasets import make_identity
 from tests.latent_datasets import make_latent_manifest
-from tests.trainer.memory_stream import MODEL, micro_batch
+from tests.trainer.memory_stream import MODEL, micro_batch, normals
 from trainer.conditioning import context_layout
 from trainer.flow import FlowConfig, draw, row_losses
 from trainer.model import ModelConfig, build_model, transformer_config
@@ -30,6 +30,17 @@ def test_untrained_model_predicts_exactly_zero() -> None:
     out = model(batch.latents, batch.prompt_embeds, batch.pooled_prompt_embeds, torch.tensor([20.0, 900.0])).sample
     assert out.shape == batch.latents.shape
     assert torch.equal(out, torch.zeros_like(out))
+
+
+def test_untrained_blocks_are_the_identity() -> None:
+    model = build_model(MODEL | {"dual_attention_layers": [0]}, seed=1)
+    pictures, captions, modulation = normals(1, 2, 9, 16), normals(2, 2, 5, 16), normals(3, 2, 16)
+    for block in model.transformer_blocks:
+        out = block(hidden_states=pictures, encoder_hidden_states=captions, temb=modulation)
+        assert torch.equal(out[1], pictures)
+        assert out[0] is None or torch.equal(out[0], captions)
+    last = model.transformer_blocks[-1].norm1_context
+    assert torch.equal(last(captions, modulation), last.norm(captions))
 
 
 def test_gradients_reach_every_parameter_once_the_gates_are_open() -> None:
