@@ -116,7 +116,7 @@ def _stream(
     dtype, conditioning = getattr(torch, size.dtype), ConditioningConfig()
     loader = StreamLoader(
         [open_dataset(wanted.data)],
-        StreamConfig(),
+        StreamConfig(memory_bytes=size.stream_bytes),
         conditioning,
         seed=0,
         batch_size=wanted.batch_size,

@@ -41,6 +41,8 @@ class Size:
         batch_size: Samples of a step, unless told otherwise.
         resolutions: Of the pictures, px, unless told otherwise.
         matrix: Side of the matrix product that is the measure of the device.
+        stream_bytes: Host memory of the stream. It is filled, however small the dataset: the default would hide what a
+            step on a CPU takes.
     """
 
     model: ModelConfig
@@ -51,6 +53,7 @@ class Size:
     batch_size: int
     resolutions: tuple[int, ...]
     matrix: int
+    stream_bytes: int
 
 
 SIZES = {
@@ -68,6 +71,7 @@ SIZES = {
         batch_size=8,
         resolutions=(256,),
         matrix=2048,
+        stream_bytes=256 * 1024**2,
     ),
     # Stable Diffusion 3 medium: 2.0 billion parameters, beside encoders of 5.6.
     "full": Size(
@@ -83,6 +87,7 @@ SIZES = {
         batch_size=32,
         resolutions=(256, 512),
         matrix=8192,
+        stream_bytes=4 * 1024**3,
     ),
     # Only to see that `full` runs: the same path, bfloat16 and compiled, in seconds on a CPU.
     "tiny": Size(
@@ -98,6 +103,7 @@ SIZES = {
         batch_size=4,
         resolutions=(64,),
         matrix=256,
+        stream_bytes=256 * 1024**2,
     ),
 }
 
