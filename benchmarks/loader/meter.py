@@ -42,6 +42,9 @@ def measure(batches: Iterable[Batch | None], warmup_seconds: float, seconds: flo
 
     Returns:
         `samples_per_second`, and `cpu_ms_per_sample`: processor time of this process and its workers.
+
+    Raises:
+        RuntimeError: There were not enough batches.
     """
     begun = time.perf_counter()
     skipped = counted = num_samples = 0
@@ -69,6 +72,8 @@ def measure(batches: Iterable[Batch | None], warmup_seconds: float, seconds: flo
             since = None
         if elapsed >= seconds:
             break
+    if elapsed < seconds:
+        raise RuntimeError("the loader came to its end before it could be measured")
     return {"samples_per_second": num_samples / elapsed, "cpu_ms_per_sample": 1e3 * cpu / num_samples}
 
 

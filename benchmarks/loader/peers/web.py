@@ -54,13 +54,8 @@ def documented_batches(folder: Path, batch_size: int, *, once: bool, workers: in
 
 def _open(folder: Path, *, once: bool) -> webdataset.WebDataset:
     tars = sorted(str(path) for path in folder.glob("*.tar"))
-    return webdataset.WebDataset(
-        tars,
-        shardshuffle=len(tars),
-        empty_check=False,
-        select_files=_wanted,
-        repeat=not once,
-    )
+    dataset = webdataset.WebDataset(tars, shardshuffle=len(tars), empty_check=False, select_files=_wanted)
+    return dataset if once else dataset.repeat()
 
 
 def _wanted(name: str) -> bool:
