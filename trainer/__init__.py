@@ -4,3 +4,10 @@ It meets the rest of the project only at the stored dataset, which it reads thro
 `pipeline`, transformers, open_clip or ray; the `trainer` extra does not install them, and model code is diffusers',
 which works without them. The import contracts in pyproject.toml and tests/trainer/ keep it so.
 """
+
+import os
+
+# Chunks of dozens of MB come and go all the time, within the stream's bound on memory. Arrow's allocator would give
+# their pages back to the system 10 ms after each, to have them cleared and mapped anew for the next: a tenth of the
+# loader's work. It reads this when pyarrow is first imported.
+os.environ.setdefault("MIMALLOC_PURGE_DELAY", "-1")
