@@ -15,22 +15,36 @@ DEMO := demo
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
-demo: $(INSTALLED) ## Encode sample captions with small random-weight encoders and validate the dataset
-	@echo "==> 1/4 sample caption tars, in img2dataset's layout"
+demo: $(INSTALLED) ## Sample pictures and captions to a dataset, to a small trained model, to pictures from prompts
+	@echo "==> 1/7 sample tars of pictures and captions, in img2dataset's layout"
 	@$(BIN)/python -m pipeline demo-data $(DEMO)/tars
-	@echo "==> 2/4 encode them with Ray on this machine (random-weight encoders of the three real architectures)"
-	@$(BIN)/python -m pipeline encode demo --input $(DEMO)/tars --output $(DEMO)/dataset
-	@echo "==> 3/4 validate every stored value"
+	@echo "==> 2/7 encode them with Ray on this machine (random-weight encoders of the three real architectures)"
+	@$(BIN)/python -m pipeline encode demo --input $(DEMO)/tars --output $(DEMO)/dataset \
+	  --columns txt json.long_caption --latents pixels
+	@echo "==> 3/7 validate every stored value"
 	@$(BIN)/python -m schemas validate $(DEMO)/dataset --level values
-	@echo "==> 4/4 what the dataset holds"
+	@echo "==> 4/7 what the dataset holds"
 	@$(BIN)/python -m schemas inspect $(DEMO)/dataset
+	@echo "==> 5/7 encode the prompts, the last that is seen of a text encoder"
+	@$(BIN)/python -m pipeline encode-prompts demo --prompts $(DEMO)/tars/prompts.txt --output $(DEMO)/prompts \
+	  --like $(DEMO)/dataset
+	@echo "==> 6/7 train a small MMDiT on both captions (some minutes on two cores)"
+	@$(BIN)/python -m trainer train demo --data $(DEMO)/dataset --output $(DEMO)/run --prompts $(DEMO)/prompts \
+	  --stream.captions txt json.long_caption
+	@echo "==> 7/7 draw the prompts, with all encoders and with some of them"
+	@$(BIN)/python -m trainer sample --checkpoint $(DEMO)/run --prompts $(DEMO)/prompts --output $(DEMO)/grid.png \
+	  --encoders all clip_l,clip_g t5 none --sampling.guidance 3
 	@echo
-	@echo "The dataset is in $(DEMO)/dataset, the tars it was made from in $(DEMO)/tars."
-	@echo "Its encoders have random weights: the layout, the sizes and every check are real, the embeddings mean nothing."
+	@echo "Look at $(DEMO)/grid.png: prompts downwards, the encoders they were read with across. No picture of the tars has"
+	@echo "a prompt's colour, shape and ground together. The dataset is in $(DEMO)/dataset, the tars in $(DEMO)/tars."
+	@echo "The encoders have random weights: they tell words apart, and that is enough for these few; they know no meaning."
 	@echo
 	@echo "Next:"
 	@echo "  make demo                                                  again: it resumes, and finds nothing to do"
 	@echo "  $(BIN)/python -m schemas inspect --help                  look at one shard or one row"
+	@echo "  $(BIN)/tensorboard --logdir $(DEMO)/run                      losses, and the pictures as they got better"
+	@echo "  $(BIN)/python -m trainer export --checkpoint $(DEMO)/run --output MODEL"
+	@echo "                                                             the model, as diffusers stores it"
 	@echo "  $(BIN)/python -m pipeline encode sd3 --input TARS --output DATASET --dry-run"
 	@echo "                                                             plan the real encoders on your own tars (folder,"
 	@echo "                                                             s3://, gs:// or az://); without --dry-run it encodes"
