@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import tyro
 
+from pipeline.encode_prompts import PROMPT_PRESETS, EncodePromptsConfig
 from pipeline.prepare_weights import PrepareWeightsConfig
 from pipeline.presets import PRESETS, EncodeConfig
 from pipeline.sources import CAPTION_CODES, DAMAGE_CODES, MEMBER_CODES
@@ -19,6 +21,9 @@ from schemas.latent_manifest import LatentManifest
 from schemas.latent_schema import IMAGE_FIELDS
 from schemas.ledger import LatentStats, LedgerRecord
 from tests.datasets import make_manifest, samples, write_dataset
+from trainer.export import ExportConfig
+from trainer.presets import TrainConfig, presets_with
+from trainer.sample import SampleConfig
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -49,12 +54,41 @@ def test_the_commands_of_the_readme_parse(repository: Path) -> None:
         if words[:3] != ["python", "-m", "pipeline"]:
             continue
         seen.add(words[3])
+        if words[3] == "encode-prompts":
+            prompts = tyro.extras.overridable_config_cli(PROMPT_PRESETS, args=words[4:])
+            assert isinstance(prompts, EncodePromptsConfig)
         if words[3] == "encode":
             config = tyro.extras.overridable_config_cli(PRESETS, args=words[4:])
             assert isinstance(config, EncodeConfig)
         elif words[3] == "prepare-weights":
             assert tyro.cli(PrepareWeightsConfig, args=words[4:]).output
-    assert {"encode", "prepare-weights"} <= seen
+    assert {"encode", "encode-prompts", "prepare-weights"} <= seen
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/training.md"])
+def test_the_commands_of_the_trainer_parse(document: str, repository: Path) -> None:
+    seen = set()
+    for words in commands((repository / document).read_text()):
+        if "trainer" not in words or words[words.index("trainer") - 1] != "-m":
+            continue
+        command, *options = words[words.index("trainer") + 1 :]
+        seen.add(command)
+        if command == "train":
+            config = tyro.extras.overridable_config_cli(presets_with(options[0]), args=options)
+            assert isinstance(config, TrainConfig)
+        else:
+            tyro.cli({"sample": SampleConfig, "export": ExportConfig}[command], args=options)
+    assert seen == {"train", "sample", "export"}
+
+
+def test_the_options_of_the_training_page_exist(repository: Path) -> None:
+    known = {"latents", "data", "prompts", "checkpoint", "batch_size", "accumulation"}
+    config = dataclasses.asdict(presets_with("demo")["demo"][1])
+    for option in re.findall(r"`--([a-z.-]+)", (repository / "docs/training.md").read_text()):
+        found: object = config
+        for name in option.replace("-", "_").split("."):
+            assert name in known or (isinstance(found, dict) and name in found), option
+            found = found[name] if isinstance(found, dict) and name in found else None
 
 
 def test_the_make_targets_of_the_readme_exist(repository: Path) -> None:
