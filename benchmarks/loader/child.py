@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+# Before pyarrow, for its allocator's sake: of all that use Arrow, here and in the peers' environment.
+import trainer  # noqa: F401
 from benchmarks.loader import values
 from benchmarks.loader.meter import digests, measure
 
@@ -45,7 +47,7 @@ class Job:
     options: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 16
     cores: int = 2
-    warmup_seconds: float = 1.5
+    warmup_seconds: float = 4.0
     seconds: float = 5.0
 
     def arguments(self) -> list[str]:

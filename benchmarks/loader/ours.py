@@ -111,7 +111,8 @@ def stored_bytes(folder: Path) -> int:
 def _loader(folder: Path, batch_size: int, *, once: bool, merge: Literal["host", "device"]) -> Iterator[StreamLoader]:
     loader = StreamLoader(
         [Dataset(str(folder))],
-        StreamConfig(captions=(_GROUP,), merge=merge),
+        # As the peers' workers, tried: 512 samples are mixed at any time, and memory is soon all in use.
+        StreamConfig(captions=(_GROUP,), merge=merge, num_streams=16, memory_bytes=1024**3, num_readers=4),
         ConditioningConfig(dropout=(0.0, 0.0, 0.0)),
         seed=0,
         batch_size=batch_size,
