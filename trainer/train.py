@@ -15,6 +15,7 @@ from schemas.local_files import replace_local
 from trainer.agreement import require_same_everywhere, together
 from trainer.checkpoint import Checkpointer
 from trainer.checkpoint_document import RunDescription, read_run
+from trainer.checkpoint_folder import open_checkpoint
 from trainer.distributed import Distributed, connected
 from trainer.ema import Ema
 from trainer.evaluation import evaluations
@@ -144,12 +145,20 @@ def _resume(config: TrainConfig, distributed: Distributed, checkpointer: Checkpo
     latest = checkpointer.latest()
     if latest is None:
         return
-    changed = changes(read_run(latest).config, resolved(config))
-    require_resumable(changed, where=str(latest))
+    changed = together(distributed, lambda: _changes_since(config, latest))
     if distributed.is_main:
         for name, change in changed.items():
             print(f"changed since the checkpoint: {name}: {change}", flush=True)
     checkpointer.load(latest, state)
+
+
+def _changes_since(config: TrainConfig, checkpoint: Path) -> dict[str, str]:
+    """What is told otherwise than when the checkpoint was made; refuses what a resume cannot change."""
+    # Its files first: what is damaged is then named together with the checkpoint to go back to.
+    open_checkpoint(checkpoint)
+    changed = changes(read_run(checkpoint).config, resolved(config))
+    require_resumable(changed, where=str(checkpoint))
+    return changed
 
 
 def _print_start(distributed: Distributed, sources: Sources, built: _Built) -> None:
