@@ -73,7 +73,8 @@ class Scene(NamedTuple):
     def caption(self, template: str) -> str:
         """Describes it."""
         what = " ".join(word for word in (self.size, self.color, self.shape) if word)
-        return template.format(what=what, where=self.place, ground=self.ground)
+        text = template.format(what=what, where=self.place, ground=self.ground)
+        return text.replace("a orange", "an orange")
 
 
 _PROMPTED = (
