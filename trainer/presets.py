@@ -119,9 +119,9 @@ _DEMO = dataclasses.replace(
     batch_size=32,
     model=ModelConfig(depth=4, num_heads=2, head_dim=64, patch_size=4),
     # Flat pictures of few pixels betray their colours through much noise: what the prompt decides is decided early.
-    flow=FlowConfig(shift=2.0),
+    flow=FlowConfig(shift=3.0),
     # T5 is learnt first. Where it is there, the CLIPs teach nothing new: so it is left out more often than they are.
-    conditioning=ConditioningConfig(dropout=(0.3, 0.3, 0.5)),
+    conditioning=ConditioningConfig(dropout=(0.3, 0.3, 0.6)),
     stream=StreamConfig(num_streams=8, memory_bytes=512 * 1024**2, holdout_rows=128),
     optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=50, schedule="cosine", final_share=0.05),
     ema=EmaConfig(decay=0.99),
