@@ -11,6 +11,7 @@ import pytest
 
 import schemas
 from pipeline.encode_prompts import PROMPT_PRESETS, EncodePromptsConfig, run
+from pipeline.encoders import EncoderConfig
 from schemas.identity import ENCODER_NAMES
 from schemas.validator import validate
 from tests.datasets import make_manifest, samples, write_dataset
@@ -29,9 +30,10 @@ def prompts(tmp_path: Path) -> Path:
 
 
 def configured(prompts: Path, output: Path, **changes: object) -> EncodePromptsConfig:
-    """float32 and no padding: as the shards of other tests are encoded."""
+    """float32, no padding, the encoders' own limits: as the shards of other tests are encoded."""
     demo = PROMPT_PRESETS["demo"][1]
     settings = {"padding": "none", "compute_dtype": "float32", "storage_dtype": "float32", **changes}
+    settings |= dict.fromkeys(ENCODER_NAMES, EncoderConfig(source="random"))
     return dataclasses.replace(demo, prompts=prompts, output=str(output), **settings)
 
 
