@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterator
 
 from pipeline.sources.caption_text import Fault
 
 
-class Column:
+class Column(ABC):
     """Members and faults, a row a sample.
 
     Args:
@@ -48,10 +49,10 @@ class Column:
         """The rows whose sample lacks the member."""
         return (row for row, offset in enumerate(self._offsets) if offset < 0 and row not in self.faults)
 
+    @abstractmethod
     def field(self, row: int) -> str:
         """The member extension that the row's member, or its fault, has."""
-        raise NotImplementedError
 
+    @abstractmethod
     def missing(self, fields: str) -> Fault:
         """Why a sample without the member is rejected; `fields` are those it has, for the message."""
-        raise NotImplementedError
