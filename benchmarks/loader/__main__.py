@@ -226,10 +226,19 @@ def _ratios(rows: list[Row]) -> dict[str, float]:
     for kind, title in (("documented", "as documented"), ("tuned", "with our assembly")):
         if "ours" in rates and kind in rates:
             out[f"ours to the best other loader {title}"] = rates["ours"][0] / max(rates[kind])
+    beside = [rate for row in rows if row.loader.kind == "documented" for rate in _rates_beside_training(row)]
+    if "ours" in rates and beside:
+        out["ours to the best other loader as documented, in worker processes"] = rates["ours"][0] / max(beside)
     if len(rates.get("part of ours", [])) == 2:
         staged, decoded = rates["part of ours"]
         out["planes for a GPU to decoding alone"] = staged / decoded
     return out
+
+
+def _rates_beside_training(row: Row) -> list[float]:
+    """With worker processes; without any the training process does the loader's work itself and stands still."""
+    tried = [rate for name, rate in row.tried.items() if json.loads(name).get("workers", 0) > 0]
+    return [*tried, *([row.rate] if row.options.get("workers", 0) > 0 else [])]
 
 
 def _facts(rows: list[Row], config: Config, peers: dict[str, str]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def measure(batches: Iterable[Batch | None], warmup_seconds: float, seconds: flo
         if since is None:
             skipped = 0 if batch is None else skipped + 1
             if skipped >= _SKIPPED_BATCHES and now - begun >= warmup_seconds:
-                since = (now, _cpu_seconds())
+                since, last = (now, _cpu_seconds()), now
             continue
         if batch is not None:
             counted += batch.num_samples
