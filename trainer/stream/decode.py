@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
-import torch.utils.dlpack
 
 from schemas.identity import ENCODER_NAMES
 
@@ -142,7 +140,4 @@ def _offsets(array: pa.Array) -> npt.NDArray[np.int64]:
 
 def _data(array: pa.Array) -> npt.NDArray[np.uint8]:
     buffer = array.buffers()[2]
-    if buffer is None:
-        return np.empty(0, np.uint8)
-    # By way of torch, which would warn of NumPy's own view of it, a read-only one. Nobody writes into it.
-    return torch.utils.dlpack.from_dlpack(pa.Array.from_buffers(pa.uint8(), buffer.size, [None, buffer])).numpy()
+    return np.empty(0, np.uint8) if buffer is None else np.frombuffer(buffer, np.uint8)
