@@ -1,77 +1,59 @@
-"""Which captions go through an encoder together.
+"""Which captions go through an encoder together: as many as a budget of tokens holds.
 
-Under padding `max_length` all captions are equally long and batches are just full. Under `none` a batch is as wide as
-its longest caption, so captions are sorted by length and a batch closes when its padded size reaches the token budget.
-
-Shapes are rounded up, widths to four tokens and rows to sixteen: kernels are compiled for each new shape, and kept.
-With every shape that sorted captions can have, that was most of the memory a CPU worker grew by.
+Captions that are encoded without padding are sorted by length, so that equally long ones are neighbours, which
+attention takes in one call (`encoders/packed.py`). A batch is then filled up to a multiple of 64 tokens: kernels are
+compiled for each new size of a product, and kept, and with every size that batches can have these were most of the
+memory a CPU worker grew by. Filling is one or two percent of a full batch, and all the padding there is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from pipeline.encoders import pad_token_ids
 from schemas.identity import Padding
 
-_WIDTH_STEP = 4
-_ROWS_STEP = 16
+_TOKENS_STEP = 64
 
 
-@dataclass(frozen=True)
-class TokenBatch:
-    """Captions padded to one width.
-
-    Attributes:
-        rows: int64 [R], which captions these are; the first R of the batch. Any further ones fill up the shape.
-        token_ids: int64 [B, T], padded with the encoder's pad id, on the CPU; B >= R.
-        num_tokens: int64 [B], real tokens.
-    """
-
-    rows: npt.NDArray[np.int64]
-    token_ids: torch.Tensor
-    num_tokens: torch.Tensor
-
-    @property
-    def num_padded_tokens(self) -> int:
-        """Tokens that are computed: B x T."""
-        return self.token_ids.numel()
-
-
-def batch_by_tokens(
-    ids: Sequence[npt.NDArray[np.int32]], *, pad_id: int, max_tokens: int, padding: Padding, budget_tokens: int
-) -> Iterator[TokenBatch]:
-    """Splits captions into batches of at most `budget_tokens` padded tokens, or of one caption.
+class Batches:
+    """Splits captions into batches of at most so many tokens, or of one caption.
 
     Args:
-        ids: Token ids of each caption, unpadded, 1 to `max_tokens` of them.
-        pad_id: The encoder's pad id.
-        max_tokens: Width of every batch under "max_length".
-        padding: "none" sorts by length, longest first, so that the largest batch is the first to be tried.
-        budget_tokens: Bound on B x T.
+        lengths: int64 [captions], tokens of each without padding, at least 1.
+        padding: "none" sorts by length, longest first, so that what takes the most memory is tried first.
+        max_tokens: What every caption is padded to under "max_length".
 
-    Yields:
-        Batches that together hold every caption once. They depend on `ids` alone, so a second run computes the same.
+    Batches depend on the lengths and the budgets alone, so that a second run computes the same.
     """
-    lengths = np.array([len(one) for one in ids], np.int64)
-    order = np.arange(len(ids)) if padding == "max_length" else np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        width = max_tokens
-        if padding == "none":
-            width = min(max_tokens, _rounded_up(int(lengths[order[start]]), _WIDTH_STEP))
-        full = max(1, budget_tokens // width)
-        rows = order[start : start + full]
-        chosen = [ids[row] for row in rows]
-        chosen += chosen[-1:] * (min(full, _rounded_up(len(rows), _ROWS_STEP)) - len(rows))
-        yield TokenBatch(rows, *pad_token_ids(chosen, pad_id=pad_id, max_tokens=width, padding="max_length"))
-        start += len(rows)
+
+    def __init__(self, lengths: npt.NDArray[np.int64], *, padding: Padding, max_tokens: int) -> None:
+        if padding == "max_length":
+            self._order = np.arange(len(lengths))
+            lengths = np.full_like(lengths, max_tokens)
+        else:
+            self._order = np.argsort(-lengths, kind="stable")
+        self._ends = np.cumsum(lengths[self._order])
+        self._next = 0
+
+    def take(self, budget_tokens: int) -> npt.NDArray[np.int64]:
+        """The next batch's captions, at least one; none when all were taken.
+
+        Args:
+            budget_tokens: Bound on the batch's tokens, filling included.
+        """
+        before = int(self._ends[self._next - 1]) if self._next else 0
+        room = max(budget_tokens // _TOKENS_STEP * _TOKENS_STEP, 1)
+        stop = int(np.searchsorted(self._ends, before + room, side="right"))
+        rows = self._order[self._next : max(stop, self._next + 1)]
+        self._next += len(rows)
+        return rows
+
+    def put_back(self, rows: npt.NDArray[np.int64]) -> None:
+        """Undoes the last `take`, which gave these."""
+        self._next -= len(rows)
 
 
-def _rounded_up(count: int, step: int) -> int:
-    return -(-count // step) * step
+def filled_up(num_tokens: int) -> int:
+    """What a batch of so many tokens is filled up to."""
+    return -(-num_tokens // _TOKENS_STEP) * _TOKENS_STEP

@@ -9,11 +9,13 @@ import pyarrow as pa
 
 from pipeline.ahead import ahead
 from pipeline.counters import Counters
+from pipeline.encoded import EncodedWindow
 from pipeline.encoders import TextEncoder
-from pipeline.engine import EncodedWindow, EncodeEngine, RepeatedCaptions
+from pipeline.engine import EncodeEngine
 from pipeline.engine_settings import EngineSettings
 from pipeline.group_encoder import Samples
 from pipeline.packing import pack_chunks
+from pipeline.repeated_captions import RepeatedCaptions
 from pipeline.windows import read_windows, window_rows
 from schemas.arrow_schema import caption_schema
 from schemas.identity import ENCODER_NAMES, CaptionIdentity, require_same

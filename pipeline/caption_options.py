@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.compute_dtype import ComputeDtypeOption, compute_dtype_of, resolve_compute_dtype
 from pipeline.encoders import EncoderConfig, describe_encoder
-from schemas.identity import ENCODER_NAMES, CaptionIdentity, ComputeDtype, Padding, StorageDtype
+from schemas.identity import ENCODER_NAMES, CaptionIdentity, Padding, StorageDtype
 from schemas.manifest import Container
+from schemas.storage import Store
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,9 @@ class CaptionOptions:
     """max_length: every caption padded to max-tokens, no attention mask, pad rows stored, as Stable Diffusion 3 was
     trained. none: masked to the real tokens, only these stored."""
 
-    compute_dtype: ComputeDtype = "bfloat16"
-    """What the encoders compute in. Part of the identity."""
+    compute_dtype: ComputeDtypeOption = "auto"
+    """What the encoders compute in. Part of the identity. auto: what the dataset has; for a new one bfloat16, or on the
+    CPU float32 where that is faster. float8: T5's linear layers in float8, on GPUs from Hopper (or Ada) on."""
 
     storage_dtype: StorageDtype = "bfloat16"
     """What is stored. Part of the identity."""
@@ -47,7 +50,8 @@ class CaptionOptions:
     """Where the encoders run. auto: a GPU if there is one."""
 
     batch_tokens: int | None = None
-    """Bound on the tokens of a batch, padding included. Default: 32768 on a GPU, 1024 on the CPU."""
+    """Bound on the tokens of a batch, padding included. Default: what a GPU has memory for, 1024 on the CPU;
+    halved when memory runs out all the same."""
 
 
 def encoder_config(options: CaptionOptions, name: str) -> EncoderConfig:
@@ -57,18 +61,26 @@ def encoder_config(options: CaptionOptions, name: str) -> EncoderConfig:
     return found
 
 
-def caption_identity(options: CaptionOptions) -> CaptionIdentity:
+def caption_identity(options: CaptionOptions, dataset: Store, *, has_cluster: bool = False) -> CaptionIdentity:
     """What captions encoded with these options are; reads every weight once for its digest.
+
+    Args:
+        options: What the user says.
+        dataset: Decides what is left open, if it exists.
+        has_cluster: Whether workers may be on other machines than this one.
 
     Raises:
         ConfigError: An encoder cannot be found or used.
     """
+    compute_dtype = resolve_compute_dtype(
+        options.compute_dtype, dataset, device=options.device, has_cluster=has_cluster
+    )
     identities = {
         name: describe_encoder(
             name,
             encoder_config(options, name),
             padding=options.padding,
-            compute_dtype=options.compute_dtype,
+            compute_dtype=compute_dtype_of(name, compute_dtype),
             storage_dtype=options.storage_dtype,
         )
         for name in ENCODER_NAMES

@@ -26,7 +26,11 @@ class Counters:
     raw_bytes: int = 0
     """Bytes of tensors before compression."""
     encode_seconds: float = 0.0
-    """Time spent in the encoders."""
+    """Time that the thread of the encoders spent, waiting for the device included."""
+    device_seconds: float = 0.0
+    """Time that the device was busy with the encoders."""
+    flops: float = 0.0
+    """Floating-point operations of the models for the tokens that are stored, as they are usually counted."""
     num_images: int = 0
     """Images encoded."""
 

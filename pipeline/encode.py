@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import IntEnum
 
 from pipeline.caption_options import caption_identity
@@ -85,9 +86,14 @@ def _status(plan: Plan, outcome: JobOutcome, totals: Totals) -> ExitStatus:
     return ExitStatus.COMPLETE if whole else ExitStatus.INCOMPLETE
 
 
+def has_cluster(config: EncodeConfig) -> bool:
+    """Whether workers may run on other machines than this one."""
+    return config.ray_address is not None or "RAY_ADDRESS" in os.environ
+
+
 def _make_manifests(config: EncodeConfig, dataset: Store, run_id: str) -> Manifests:
     """What the dataset must be for this run; reads every weight once for its digest before anything is written."""
-    captions = caption_identity(config) if config.columns else None
+    captions = caption_identity(config, dataset, has_cluster=has_cluster(config)) if config.columns else None
     latents = describe_latents(config) if config.latents != "none" else None
     layout = choose_layout(config, dataset, captions, latents)
     created = Provenance(run_id=run_id, time=now(), versions=library_versions())

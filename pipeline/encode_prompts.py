@@ -78,7 +78,8 @@ def run(config: EncodePromptsConfig) -> int:
     samples = PromptList(read_prompts(config.prompts))
     dataset = Store(config.output)
     _require_own(dataset)
-    captions = caption_identity(config)
+    # Prompts that are to fit a dataset compute as its captions did.
+    captions = caption_identity(config, Store(config.like) if config.like is not None else dataset)
     if config.like is not None:
         like = Store(config.like)
         require_same(read_manifest(like).captions, captions, where=f"--like {like.locate(MANIFEST_PATH)}")
@@ -99,10 +100,10 @@ def run(config: EncodePromptsConfig) -> int:
 
 def _encode(config: EncodePromptsConfig, samples: PromptList, dataset: Store, manifest: Manifest, run_id: str) -> None:
     device = _device(config)
-    settings = EngineSettings(batch_tokens=config.batch_tokens or (32_768 if device == "cuda" else 1024))
+    settings = EngineSettings(batch_tokens=config.batch_tokens)
     folder = Store(str(config.prompts.absolute().parent))
     name = torch.cuda.get_device_name() if device == "cuda" else device
-    shards = ShardEncoder(folder, dataset, manifest, _load(config, device), settings, run_id, name)
+    shards = ShardEncoder(folder, dataset, manifest, _load(config, manifest.captions, device), settings, run_id, name)
     info = folder.head(config.prompts.name)
     assert info is not None, "it was read just now"
     source = Source(url=folder.locate(config.prompts.name), num_bytes=info.num_bytes, e_tag=info.e_tag, damage=())
@@ -121,13 +122,13 @@ def _require_finite(totals: Totals, url: str) -> None:
         )
 
 
-def _load(config: EncodePromptsConfig, device: str) -> dict[str, TextEncoder]:
+def _load(config: EncodePromptsConfig, captions: CaptionIdentity, device: str) -> dict[str, TextEncoder]:
     return {
         name: load_encoder(
             name,
             encoder_config(config, name),
             padding=config.padding,
-            compute_dtype=config.compute_dtype,
+            compute_dtype=captions.encoder(name).compute_dtype,
             storage_dtype=config.storage_dtype,
             device=device,
         )

@@ -1,110 +1,59 @@
-"""The encode engine: windows of tokenized captions in, tensors in the storage dtype out. Plain torch, no ray."""
+"""The encode engine: windows of tokenized captions in, byte planes on the host out. Plain torch, no ray.
+
+On a GPU a window is launched before the one before it is waited for, so that the device always has work: everything
+from ids to page-locked planes is queued, and the thread that drives it only waits for what was finished meanwhile.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.batching import batch_by_tokens
+from pipeline.batch_budget import measured_batch_tokens
+from pipeline.batching import Batches, filled_up
 from pipeline.counters import Counters
+from pipeline.encoded import CaptionTensors, EncodedBatch, EncodedCaption, EncodedWindow
 from pipeline.encoders import EncoderOutput, TextEncoder
-from pipeline.tokenizers import TokenizedCaptions
+from pipeline.repeated_captions import RepeatedCaptions
+from pipeline.transfer import Transfer
 from pipeline.windows import Window
 from schemas.identity import ENCODER_NAMES
-from schemas.planes import STORAGE_DTYPES
 
-TORCH_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class CaptionTensors:
-    """What one encoder made of one caption; arrays in the storage dtype, possibly views into larger ones.
-
-    Attributes:
-        num_tokens: Real tokens.
-        truncated: Whether tokens were cut.
-        hidden: [T, D], T as stored.
-        pooled: [P] or None.
-        eos: [D] or None.
-    """
-
-    num_tokens: int
-    truncated: bool
-    hidden: npt.NDArray[np.generic]
-    pooled: npt.NDArray[np.generic] | None
-    eos: npt.NDArray[np.generic] | None
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all arrays."""
-        return sum(array.nbytes for array in (self.hidden, self.pooled, self.eos) if array is not None)
-
-    def copy(self) -> CaptionTensors:
-        """Arrays of its own, so that a window need not stay in memory for one row of it."""
-        pooled, eos = (None if array is None else array.copy() for array in (self.pooled, self.eos))
-        return CaptionTensors(self.num_tokens, self.truncated, self.hidden.copy(), pooled, eos)
+_MIN_BATCH_TOKENS = 256
+_CPU_BATCH_TOKENS = 1024
 
 
-EncodedCaption = Mapping[str, CaptionTensors]
-"""By encoder name."""
-
-
-@dataclass(frozen=True)
-class EncodedWindow:
-    """Rows of a shard with their tensors.
+@dataclass
+class _Flight:
+    """A window on its way.
 
     Attributes:
-        keys: [rows].
-        captions: [rows].
-        rows: [rows]; None for a row that was rejected.
-        not_finite: Indices of rows with a caption whose outputs are not finite in the storage dtype.
-        counters: What this window added.
+        window: What is encoded.
+        new: Indices into `window.distinct` of the captions that are computed.
+        known: Of the others, the tensors, or the flight of an earlier window that computes them.
+        batches: Encoder, positions in `new`, and how to wait for the outputs.
+        outputs: By caption, once finished; None where they are not finite.
     """
 
-    keys: Sequence[str]
-    captions: Sequence[str | None]
-    rows: Sequence[EncodedCaption | None]
-    not_finite: Sequence[int]
-    counters: Counters
-
-
-class RepeatedCaptions:
-    """Tensors of captions that come again later in the shard, within a budget of bytes; least recently used go first.
-
-    Args:
-        repeated: Hashes of captions that occur more than once; a chance hit costs memory and nothing else.
-        max_bytes: Bound on the tensors held.
-    """
-
-    def __init__(self, repeated: Iterable[int], max_bytes: int) -> None:
-        self._repeated = frozenset(repeated)
-        self._max_bytes = max_bytes
-        self._held: OrderedDict[str, EncodedCaption] = OrderedDict()
-        self._num_bytes = 0
-
-    def get(self, caption: str) -> EncodedCaption | None:
-        """The tensors of a caption, if they are still held."""
-        if caption not in self._held:
-            return None
-        self._held.move_to_end(caption)
-        return self._held[caption]
-
-    def put(self, caption: str, encoded: EncodedCaption) -> None:
-        """Holds a caption's tensors if it occurs more than once."""
-        if hash(caption) not in self._repeated or caption in self._held:
-            return
-        self._held[caption] = {name: tensors.copy() for name, tensors in encoded.items()}
-        self._num_bytes += sum(tensors.num_bytes for tensors in encoded.values())
-        while self._num_bytes > self._max_bytes:
-            _, dropped = self._held.popitem(last=False)
-            self._num_bytes -= sum(tensors.num_bytes for tensors in dropped.values())
+    window: Window
+    new: list[int]
+    known: dict[str, EncodedCaption | _Flight]
+    batches: list[tuple[str, npt.NDArray[np.int64], Callable[[], EncodedBatch]]] = field(default_factory=list)
+    outputs: dict[str, EncodedCaption | None] = field(default_factory=dict)
+    num_tokens: int = 0
+    num_padded: int = 0
+    flops: float = 0.0
+    events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+    seconds: float = 0.0
 
 
 class EncodeEngine:
@@ -112,131 +61,129 @@ class EncodeEngine:
 
     Args:
         encoders: All three, on one device.
-        batch_tokens: Bound on the padded tokens of a batch.
+        batch_tokens: Bound on the tokens of a batch; halved, for good, when the device's memory does not suffice.
+            None: measured.
     """
 
-    def __init__(self, encoders: Mapping[str, TextEncoder], batch_tokens: int) -> None:
+    def __init__(self, encoders: Mapping[str, TextEncoder], batch_tokens: int | None = None) -> None:
         self.encoders = encoders
-        self._batch_tokens = batch_tokens
+        self.batch_tokens = measured_batch_tokens(encoders, _CPU_BATCH_TOKENS) if batch_tokens is None else batch_tokens
+        device = encoders[ENCODER_NAMES[0]].device
+        self._is_cuda = device.type == "cuda"
+        self._transfer = Transfer(device)
 
     def encode(self, windows: Iterable[Window], repeated: RepeatedCaptions) -> Iterator[EncodedWindow]:
-        """Encodes windows in order; a caption that repeats in the shard is computed once."""
-        for window in windows:
-            yield self.encode_window(window, repeated)
+        """Encodes windows in order; a caption that repeats in the shard is computed once.
 
-    def encode_window(self, window: Window, repeated: RepeatedCaptions) -> EncodedWindow:
-        """Encodes one window. What it gives depends on the shard's captions up to here alone, so a rerun is equal."""
+        What it gives depends on the shard's captions alone, as long as memory suffices, so a rerun is equal.
+        """
+        flying: deque[_Flight] = deque()
+        for window in windows:
+            flying.append(self._launch(window, repeated, flying))
+            while len(flying) > (1 if self._is_cuda else 0):
+                yield self._finish(flying.popleft(), repeated)
+        while flying:
+            yield self._finish(flying.popleft(), repeated)
+
+    def _launch(self, window: Window, repeated: RepeatedCaptions, flying: Iterable[_Flight]) -> _Flight:
         started = time.perf_counter()
-        held = {caption: repeated.get(caption) for caption in window.distinct}
-        new = [index for index, caption in enumerate(window.distinct) if held[caption] is None]
-        num_tokens = num_padded = 0
-        columns: dict[str, list[CaptionTensors | None]] = {}
+        computing = {flight.window.distinct[index]: flight for flight in flying for index in flight.new}
+        known: dict[str, EncodedCaption | _Flight] = {}
+        for caption in window.distinct:
+            found = repeated.get(caption) or computing.get(caption)
+            if found is not None:
+                known[caption] = found
+        new = [index for index, caption in enumerate(window.distinct) if caption not in known]
+        flight = _Flight(window, new, known)
+        if self._is_cuda:
+            flight.events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            flight.events[0].record()
         for name in ENCODER_NAMES:
-            tokens = _select(window.tokens[name], new)
-            columns[name], padded = self._encode_distinct(self.encoders[name], tokens)
-            num_tokens += sum(len(ids) for ids in tokens.ids)
-            num_padded += padded
-        outputs: dict[str, EncodedCaption | None] = dict(held)
-        for position, index in enumerate(new):
-            tensors = {name: columns[name][position] for name in ENCODER_NAMES}
-            found: dict[str, CaptionTensors] = {name: one for name, one in tensors.items() if one is not None}
-            outputs[window.distinct[index]] = found if len(found) == len(ENCODER_NAMES) else None
-        rows = [None if caption is None else outputs[caption] for caption in window.captions]
-        for caption, encoded in outputs.items():
+            self._launch_encoder(self.encoders[name], flight)
+        if flight.events is not None:
+            flight.events[1].record()
+        flight.seconds = time.perf_counter() - started
+        return flight
+
+    def _launch_encoder(self, encoder: TextEncoder, flight: _Flight) -> None:
+        identity, tokens = encoder.identity, flight.window.tokens[encoder.name]
+        ids = [tokens.ids[index] for index in flight.new]
+        lengths = np.array([len(one) for one in ids], np.int64)
+        stored = np.full_like(lengths, identity.max_tokens) if identity.padding == "max_length" else lengths
+        batches = Batches(lengths, padding=identity.padding, max_tokens=identity.max_tokens)
+        while len(rows := batches.take(self.batch_tokens)):
+            num_computed = filled_up(int(stored[rows].sum()))
+            try:
+                output = self._encode(encoder, [ids[row] for row in rows], num_computed)
+                wait = self._transfer.start(output, stored[rows], identity.storage_dtype)
+            except torch.OutOfMemoryError:
+                if len(rows) == 1 or self.batch_tokens <= _MIN_BATCH_TOKENS:
+                    raise
+                self._halve()
+                batches.put_back(rows)
+                continue
+            flight.batches.append((encoder.name, rows, wait))
+            flight.num_padded += num_computed
+        flight.num_tokens += int(lengths.sum())
+        flight.flops += encoder.model_flops(stored)
+
+    def _encode(self, encoder: TextEncoder, ids: list[npt.NDArray[np.int32]], num_computed: int) -> EncoderOutput:
+        return encoder.encode_packed(encoder.pack(ids, num_computed=num_computed))
+
+    def _halve(self) -> None:
+        torch.cuda.empty_cache()
+        self.batch_tokens //= 2
+        _log.warning(
+            "the device's memory does not suffice for batches of %d tokens: going on with %d",
+            2 * self.batch_tokens,
+            self.batch_tokens,
+        )
+
+    def _finish(self, flight: _Flight, repeated: RepeatedCaptions) -> EncodedWindow:
+        started = time.perf_counter()
+        window = flight.window
+        found: list[dict[str, CaptionTensors]] = [{} for _ in flight.new]
+        for name, rows, wait in flight.batches:
+            batch, tokens = wait(), window.tokens[name]
+            for position, row in enumerate(rows):
+                if batch.finite[position]:
+                    index = flight.new[row]
+                    truncated = bool(tokens.truncated[index])
+                    found[row][name] = batch.caption(position, len(tokens.ids[index]), truncated=truncated)
+        for caption, known in flight.known.items():
+            flight.outputs[caption] = known.outputs[caption] if isinstance(known, _Flight) else known
+        for index, tensors in zip(flight.new, found, strict=True):
+            complete = len(tensors) == len(ENCODER_NAMES)
+            flight.outputs[window.distinct[index]] = tensors if complete else None
+        for caption, encoded in flight.outputs.items():
             if encoded is not None:
                 repeated.put(caption, encoded)
+        flight.seconds += time.perf_counter() - started
+        # Whoever still refers to this flight wants its outputs alone.
+        flight.known, flight.batches = {}, []
+        return self._encoded(flight)
+
+    def _encoded(self, flight: _Flight) -> EncodedWindow:
+        window, outputs = flight.window, flight.outputs
+        rows = [None if caption is None else outputs[caption] for caption in window.captions]
         present = [row for row in rows if row is not None]
+        computed = sum(outputs[window.distinct[index]] is not None for index in flight.new)
+        device_seconds = flight.seconds
+        if flight.events is not None:
+            device_seconds = flight.events[0].elapsed_time(flight.events[1]) / 1e3
         counters = Counters(
             num_captions=len(present),
-            num_repeated=len(present) - sum(outputs[window.distinct[index]] is not None for index in new),
-            num_tokens=num_tokens,
-            num_padded_tokens=num_padded,
+            num_repeated=len(present) - computed,
+            num_tokens=flight.num_tokens,
+            num_padded_tokens=flight.num_padded,
             num_truncated=sum(any(tensors.truncated for tensors in row.values()) for row in present),
-            encode_seconds=time.perf_counter() - started,
+            encode_seconds=flight.seconds,
+            device_seconds=device_seconds,
+            flops=flight.flops,
         )
-        not_finite = [
-            i for i, (c, row) in enumerate(zip(window.captions, rows, strict=True)) if c is not None and row is None
+        missing = [
+            index
+            for index, (caption, row) in enumerate(zip(window.captions, rows, strict=True))
+            if caption is not None and row is None
         ]
-        return EncodedWindow(window.keys, window.captions, rows, not_finite, counters)
-
-    @torch.inference_mode()
-    def _encode_distinct(
-        self, encoder: TextEncoder, tokens: TokenizedCaptions
-    ) -> tuple[list[CaptionTensors | None], int]:
-        """One encoder's tensors of captions, None where they are not finite; and the padded tokens computed."""
-        identity = encoder.identity
-        out: list[CaptionTensors | None] = [None] * len(tokens.ids)
-        padded = 0
-        batches = batch_by_tokens(
-            tokens.ids,
-            pad_id=encoder.tokenizer.pad_id,
-            max_tokens=identity.max_tokens,
-            padding=identity.padding,
-            budget_tokens=self._batch_tokens,
-        )
-        for batch in batches:
-            padded += batch.num_padded_tokens
-            output = encoder.encode(batch.token_ids.to(encoder.device), batch.num_tokens.to(encoder.device))
-            num_tokens = batch.num_tokens.numpy()
-            stored = np.full_like(num_tokens, identity.max_tokens) if identity.padding == "max_length" else num_tokens
-            arrays = _to_storage(output, stored, identity.storage_dtype)
-            for position, row in enumerate(batch.rows):
-                if arrays.finite[position]:
-                    out[row] = arrays.caption(position, int(num_tokens[position]), bool(tokens.truncated[row]))
-        return out, padded
-
-
-@dataclass(frozen=True)
-class _StoredBatch:
-    """A batch's outputs on the host: `hidden` [sum of stored, D], `offsets` [B + 1] into it."""
-
-    hidden: npt.NDArray[np.generic]
-    offsets: npt.NDArray[np.int64]
-    pooled: npt.NDArray[np.generic] | None
-    eos: npt.NDArray[np.generic] | None
-    finite: npt.NDArray[np.bool_]
-
-    def caption(self, position: int, num_tokens: int, truncated: bool) -> CaptionTensors:
-        return CaptionTensors(
-            num_tokens,
-            truncated,
-            self.hidden[self.offsets[position] : self.offsets[position + 1]],
-            None if self.pooled is None else self.pooled[position],
-            None if self.eos is None else self.eos[position],
-        )
-
-
-def _to_storage(output: EncoderOutput, stored: npt.NDArray[np.int64], storage_dtype: str) -> _StoredBatch:
-    """Takes the rows to store, casts them, and brings them to the host."""
-    dtype = TORCH_DTYPES[storage_dtype]
-    device = output.hidden.device
-    keep = torch.arange(output.hidden.shape[1], device=device) < torch.from_numpy(stored).to(device)[:, None]
-    hidden = output.hidden[keep].to(dtype)
-    offsets = np.concatenate([[0], np.cumsum(stored)])
-    # After the cast: a value that float16 cannot hold is as lost as a NaN.
-    finite = np.logical_and.reduceat(torch.isfinite(hidden).all(dim=-1).cpu().numpy(), offsets[:-1])
-    vectors: list[npt.NDArray[np.generic] | None] = []
-    for tensor in (output.pooled, output.eos):
-        if tensor is None:
-            vectors.append(None)
-            continue
-        cast = tensor.to(dtype)
-        finite &= torch.isfinite(cast).all(dim=-1).cpu().numpy()
-        vectors.append(numpy_array(cast))
-    return _StoredBatch(numpy_array(hidden), offsets, vectors[0], vectors[1], finite)
-
-
-def numpy_array(tensor: torch.Tensor) -> npt.NDArray[np.generic]:
-    """A numpy array of the same bits; torch has no numpy name for bfloat16."""
-    tensor = tensor.cpu()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    array: npt.NDArray[np.generic] = tensor.numpy()
-    assert array.dtype in STORAGE_DTYPES.values()
-    return array
-
-
-def _select(tokens: TokenizedCaptions, rows: Sequence[int]) -> TokenizedCaptions:
-    return TokenizedCaptions(
-        ids=[tokens.ids[row] for row in rows], truncated=tokens.truncated[np.array(rows, np.int64)]
-    )
+        return EncodedWindow(window.keys, window.captions, rows, missing, counters)

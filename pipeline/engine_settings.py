@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class EngineSettings:
     """How a worker uses its machine. None of it changes a stored value beyond rounding."""
 
-    batch_tokens: int = 1024
-    """Bound on a batch's tokens, padding included."""
+    batch_tokens: int | None = None
+    """Bound on a batch's tokens, padding included. None: measured on a GPU, 1024 on the CPU."""
     window_bytes: int = 32 * 1024**2
     """Raw output bytes of the rows that are sorted and encoded together; about three windows are in memory at once."""
     repeated_bytes: int = 64 * 1024**2

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.engine import CaptionTensors, EncodedWindow
+from pipeline.encoded import CaptionTensors, EncodedWindow
 from schemas.arrow_schema import EncoderRows, caption_batch
 from schemas.identity import ENCODER_NAMES, EncoderIdentity
 from schemas.manifest import Manifest
-from schemas.planes import STORAGE_DTYPES
+from schemas.planes import STORAGE_DTYPES, Planes
 
 
 def pack_chunks(windows: Iterable[EncodedWindow], schema: pa.Schema, manifest: Manifest) -> Iterator[pa.RecordBatch]:
@@ -37,19 +36,19 @@ def pack_chunks(windows: Iterable[EncodedWindow], schema: pa.Schema, manifest: M
 
 
 def _encoder_rows(identity: EncoderIdentity, captions: Sequence[CaptionTensors]) -> EncoderRows:
-    has_pooled = identity.pooled_size is not None
+    has_pooled, num_planes = identity.pooled_size is not None, STORAGE_DTYPES[identity.storage_dtype].itemsize
     return EncoderRows(
         num_tokens=np.array([caption.num_tokens for caption in captions], np.int32),
         truncated=np.array([caption.truncated for caption in captions], bool),
-        hidden=_concatenate([caption.hidden for caption in captions], identity),
-        hidden_tokens=np.array([len(caption.hidden) for caption in captions], np.int64),
-        pooled=_concatenate([caption.pooled for caption in captions], identity) if has_pooled else None,
-        eos=_concatenate([caption.eos for caption in captions], identity) if has_pooled else None,
+        hidden=_concatenated([caption.hidden for caption in captions], num_planes),
+        hidden_tokens=np.array([caption.stored_tokens for caption in captions], np.int64),
+        pooled=_concatenated([caption.pooled for caption in captions], num_planes) if has_pooled else None,
+        eos=_concatenated([caption.eos for caption in captions], num_planes) if has_pooled else None,
     )
 
 
-def _concatenate(
-    arrays: Sequence[npt.NDArray[np.generic] | None], identity: EncoderIdentity
-) -> npt.NDArray[np.generic]:
-    flat = [array.reshape(-1) for array in arrays if array is not None]
-    return np.concatenate(flat) if flat else np.empty(0, STORAGE_DTYPES[identity.storage_dtype])
+def _concatenated(tensors: Sequence[Planes | None], num_planes: int) -> Planes:
+    found = [planes for planes in tensors if planes is not None]
+    if not found:
+        return [np.empty(0, np.uint8)] * num_planes
+    return [np.concatenate([planes[index] for planes in found]) for index in range(num_planes)]

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from schemas.identity import ENCODER_NAMES, CaptionIdentity, EncoderIdentity
 from schemas.manifest import FORMAT_VERSION, Manifest
-from schemas.planes import planes_column, planes_type
+from schemas.planes import Planes, planes_column, planes_type
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -57,7 +57,7 @@ class EncoderRows:
     Attributes:
         num_tokens: int32 [rows].
         truncated: bool [rows].
-        hidden: storage dtype [sum of stored tokens, D], row after row.
+        hidden: storage dtype [sum of stored tokens, D], row after row; this and the others as an array or as planes.
         hidden_tokens: int64 [rows], stored tokens of each row.
         pooled: storage dtype [rows, P], or None.
         eos: storage dtype [rows, D], or None.
@@ -65,10 +65,10 @@ class EncoderRows:
 
     num_tokens: npt.NDArray[np.int32]
     truncated: npt.NDArray[np.bool_]
-    hidden: npt.NDArray[np.generic]
+    hidden: npt.NDArray[np.generic] | Planes
     hidden_tokens: npt.NDArray[np.int64]
-    pooled: npt.NDArray[np.generic] | None
-    eos: npt.NDArray[np.generic] | None
+    pooled: npt.NDArray[np.generic] | Planes | None
+    eos: npt.NDArray[np.generic] | Planes | None
 
 
 def caption_batch(

@@ -17,7 +17,7 @@ EncoderName = Literal["clip_l", "clip_g", "t5"]
 ENCODER_NAMES: tuple[EncoderName, ...] = ("clip_l", "clip_g", "t5")
 
 Padding = Literal["max_length", "none"]
-ComputeDtype = Literal["float32", "bfloat16"]
+ComputeDtype = Literal["float32", "bfloat16", "float8"]
 StorageDtype = Literal["float32", "float16", "bfloat16"]
 LatentStorageDtype = Literal["float32", "float16", "bfloat16", "uint8"]
 LatentKind = Literal["autoencoder_kl", "pixels"]

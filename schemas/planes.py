@@ -23,6 +23,10 @@ STORAGE_DTYPES: dict[str, np.dtype] = {
 }
 
 
+Planes = Sequence[npt.NDArray[np.uint8]]
+"""A tensor's planes, most significant first, each flat."""
+
+
 def plane_names(storage_dtype: str) -> list[str]:
     """Field names of the planes, most significant first: `p0`, `p1` (, `p2`, `p3`)."""
     return [f"p{index}" for index in range(STORAGE_DTYPES[storage_dtype].itemsize)]
@@ -69,25 +73,30 @@ def merge_planes(planes: Sequence[npt.NDArray[np.uint8]], storage_dtype: str) ->
     return interleaved.reshape(-1).view(dtype)
 
 
-def planes_column(values: npt.NDArray[np.generic], row_elements: npt.NDArray[np.int64], dtype: str) -> pa.StructArray:
+def planes_column(
+    values: npt.NDArray[np.generic] | Planes, row_elements: npt.NDArray[np.int64], dtype: str
+) -> pa.StructArray:
     """A column of tensors, one a row.
 
     Args:
-        values: All rows' elements one after the other, any shape, of the storage dtype.
+        values: All rows' elements one after the other: an array of the storage dtype, of any shape, or its planes.
         row_elements: [rows] number of elements of each row; 0 for a null row.
         dtype: The storage dtype's name.
 
     Returns:
         Struct array of `planes_type(dtype)`.
     """
-    assert values.dtype == STORAGE_DTYPES[dtype], (values.dtype, dtype)
+    if isinstance(values, np.ndarray):
+        assert values.dtype == STORAGE_DTYPES[dtype], (values.dtype, dtype)
+        values = split_planes(values)
+    assert len(values) == STORAGE_DTYPES[dtype].itemsize
     offsets = np.zeros(len(row_elements) + 1, np.int64)
     np.cumsum(row_elements, out=offsets[1:])
-    assert offsets[-1] == values.size, (offsets[-1], values.size)
+    assert all(plane.size == offsets[-1] for plane in values), (offsets[-1], [plane.size for plane in values])
     offset_buffer = pa.py_buffer(offsets)
     columns = [
         pa.Array.from_buffers(pa.large_binary(), len(row_elements), [None, offset_buffer, pa.py_buffer(plane)])
-        for plane in split_planes(values)
+        for plane in values
     ]
     return pa.StructArray.from_arrays(columns, fields=list(planes_type(dtype)))
 

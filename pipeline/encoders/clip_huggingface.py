@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModelWithProjection
 
-from pipeline.encoders.base import EncoderOutput, TextEncoder, first_position
 from pipeline.encoders.checkpoints import Checkpoint
+from pipeline.encoders.clip_tower import ClipLayer, ClipTower
+from pipeline.encoders.linear import joined
 from pipeline.encoders.towers import TextTower, match_tensors
-from pipeline.tokenizers import CaptionTokenizer
 from schemas.errors import ConfigError
-from schemas.identity import EncoderIdentity
 
 # Configurations from before transformers 4.31 say 2, whatever the vocabulary; transformers then takes the highest id of
 # a row for EOS, which it is in CLIP's own vocabulary.
@@ -20,33 +20,35 @@ _LEGACY_EOS_ID = 2
 _PROJECTION = "text_projection.weight"
 
 
-class HuggingFaceClip(TextEncoder):
-    """`CLIPTextModelWithProjection` without keeping more hidden states than the one that is stored."""
-
-    def __init__(
-        self, tower: TextTower, tokenizer: CaptionTokenizer, identity: EncoderIdentity, device: torch.device
-    ) -> None:
-        super().__init__(tokenizer, identity, device)
-        module = tower.module
-        assert isinstance(module, CLIPTextModelWithProjection)
-        self._text_model, self._text_projection = module.text_model, module.text_projection
-        # Not a stored tensor, so it is still on the meta device.
-        positions = torch.arange(module.config.max_position_embeddings, device=device)[None]
-        self._text_model.embeddings.position_ids = positions
-        self._eos_is_highest_id = tower.eos_id is None
-
-    def _forward(self, token_ids: torch.Tensor, num_tokens: torch.Tensor) -> EncoderOutput:  # noqa: ARG002 causal
-        penultimate: list[torch.Tensor] = []
-        last_layer = self._text_model.encoder.layers[-1]
-        hook = last_layer.register_forward_pre_hook(lambda _, inputs: penultimate.append(inputs[0]))
-        try:
-            normed_BTD = self._text_model(token_ids).last_hidden_state
-        finally:
-            hook.remove()
-        eos_id = self.tokenizer.eos_id
-        eos_B = token_ids.argmax(dim=1) if self._eos_is_highest_id else first_position(token_ids, eos_id)
-        eos_BD = normed_BTD[torch.arange(len(token_ids), device=token_ids.device), eos_B]
-        return EncoderOutput(hidden=penultimate[0], pooled=self._text_projection(eos_BD), eos=eos_BD)
+def huggingface_clip(module: nn.Module) -> ClipTower:
+    """The tower of a `CLIPTextModelWithProjection` that has its weights; takes them over."""
+    assert isinstance(module, CLIPTextModelWithProjection)
+    text, heads = module.text_model, module.config.num_attention_heads
+    layers = []
+    for layer in text.encoder.layers:
+        attention = layer.self_attn
+        layers.append(
+            ClipLayer(
+                layer.layer_norm1,
+                joined([attention.q_proj, attention.k_proj, attention.v_proj]),
+                attention.out_proj,
+                layer.layer_norm2,
+                layer.mlp.fc1,
+                layer.mlp.fc2,
+                heads,
+                layer.mlp.activation_fn,
+            )
+        )
+        # Joining copies; the originals would stay as long as the module.
+        del attention.q_proj, attention.k_proj, attention.v_proj
+    embeddings = text.embeddings
+    return ClipTower(
+        embeddings.token_embedding.weight,
+        embeddings.position_embedding.weight,
+        layers,
+        text.final_layer_norm,
+        module.text_projection.weight.t(),
+    )
 
 
 def huggingface_clip_tower(checkpoint: Checkpoint) -> TextTower:
@@ -64,7 +66,6 @@ def huggingface_clip_tower(checkpoint: Checkpoint) -> TextTower:
             actual=f"no such tensor; the configuration names {checkpoint.config.get('architectures')}",
             remedy="use the whole CLIP model, or the text_encoder of a Stable Diffusion 3 repository",
         )
-    config._attn_implementation = "sdpa"
     with torch.device("meta"):
         module = CLIPTextModelWithProjection(config)
     eos_id = config.eos_token_id

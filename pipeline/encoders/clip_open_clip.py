@@ -10,14 +10,14 @@ from open_clip import get_model_config
 from open_clip.transformer import LayerNorm, QuickGELU, TextTransformer
 from torch import nn
 
-from pipeline.encoders.base import EncoderOutput, TextEncoder, first_position
 from pipeline.encoders.checkpoints import Checkpoint
+from pipeline.encoders.clip_tower import ClipLayer, ClipTower
 from pipeline.encoders.config import option
+from pipeline.encoders.linear import linear
 from pipeline.encoders.tensor_files import TensorFiles
 from pipeline.encoders.towers import TextTower, match_tensors
-from pipeline.tokenizers import CaptionTokenizer
 from schemas.errors import ConfigError
-from schemas.identity import EncoderIdentity, EncoderName
+from schemas.identity import EncoderName
 
 # Architectures a file without a configuration is compared with, by encoder.
 _USUAL_MODELS: dict[EncoderName, str] = {"clip_l": "ViT-L-14-quickgelu", "clip_g": "ViT-bigG-14"}
@@ -39,33 +39,26 @@ _FIXED: dict[str, tuple[object, ...]] = {
 }
 
 
-class OpenClip(TextEncoder):
-    """open_clip's `TextTransformer`."""
-
-    def __init__(
-        self, tower: TextTower, tokenizer: CaptionTokenizer, identity: EncoderIdentity, device: torch.device
-    ) -> None:
-        super().__init__(tokenizer, identity, device)
-        module = tower.module
-        assert isinstance(module, TextTransformer)
-        assert isinstance(module.text_projection, nn.Parameter)
-        self._module = module
-        # Not a stored tensor, so it is still on the meta device.
-        module.attn_mask = None
-        dtype = module.text_projection.dtype
-        self._mask_TT = torch.full((module.num_pos, module.num_pos), -torch.inf, dtype=dtype, device=device).triu_(1)
-        self._layers = len(module.transformer.resblocks)
-
-    def _forward(self, token_ids: torch.Tensor, num_tokens: torch.Tensor) -> EncoderOutput:  # noqa: ARG002 causal
-        module, length = self._module, token_ids.shape[1]
-        # The module's own forward can only mask rows of full length; these are its steps with the mask cut to T.
-        embedded_BTD = module.token_embedding(token_ids) + module.positional_embedding[:length]
-        last_BTD, (penultimate_BTD,) = module.transformer.forward_intermediates(
-            embedded_BTD, attn_mask=self._mask_TT[:length, :length], indices=[self._layers - 2]
+def open_clip(module: nn.Module) -> ClipTower:
+    """The tower of open_clip's `TextTransformer` that has its weights; takes them over."""
+    assert isinstance(module, TextTransformer)
+    assert isinstance(module.text_projection, nn.Parameter)
+    layers = [
+        ClipLayer(
+            block.ln_1,
+            linear(block.attn.in_proj_weight, block.attn.in_proj_bias),
+            block.attn.out_proj,
+            block.ln_2,
+            block.mlp.c_fc,
+            block.mlp.c_proj,
+            block.attn.num_heads,
+            block.mlp.gelu,
         )
-        eos_B = first_position(token_ids, self.tokenizer.eos_id)
-        eos_BD = module.ln_final(last_BTD[torch.arange(len(token_ids), device=token_ids.device), eos_B])
-        return EncoderOutput(hidden=penultimate_BTD, pooled=eos_BD @ module.text_projection, eos=eos_BD)
+        for block in module.transformer.resblocks
+    ]
+    return ClipTower(
+        module.token_embedding.weight, module.positional_embedding, layers, module.ln_final, module.text_projection
+    )
 
 
 def open_clip_tower(name: EncoderName, checkpoint: Checkpoint, open_clip_model: str | None) -> TextTower:

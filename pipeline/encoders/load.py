@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import get_args
 
 import torch
+from torch import nn
 
 from pipeline.encoders.base import TextEncoder
 from pipeline.encoders.checkpoints import Checkpoint, find_checkpoint
-from pipeline.encoders.clip_huggingface import HuggingFaceClip, huggingface_clip_tower
-from pipeline.encoders.clip_open_clip import OpenClip, open_clip_tower
+from pipeline.encoders.clip_huggingface import huggingface_clip, huggingface_clip_tower
+from pipeline.encoders.clip_open_clip import open_clip, open_clip_tower
 from pipeline.encoders.config import EncoderConfig, require_max_tokens
 from pipeline.encoders.find_tokenizer import load_tokenizer
-from pipeline.encoders.t5 import T5, t5_tower
+from pipeline.encoders.float8 import require_float8
+from pipeline.encoders.t5 import t5, t5_tower
 from pipeline.encoders.towers import TextTower, digest_weights, fill_tower
 from pipeline.tokenizers import CaptionTokenizer
 from schemas.errors import ConfigError
@@ -51,7 +53,8 @@ def load_encoder(
 
     Args:
         padding: "max_length" encodes pads like any token, without a mask; "none" sees real tokens only.
-        compute_dtype: Of weights and outputs. There is no float16: T5 overflows in it.
+        compute_dtype: Of weights and outputs. There is no float16: T5 overflows in it. "float8" is for T5: its linear
+            layers in float8, everything else in bfloat16.
         storage_dtype: Recorded in the identity; the encoder itself does not store.
         device: For weights and outputs.
 
@@ -60,15 +63,12 @@ def load_encoder(
     """
     _require_choices(padding, compute_dtype, storage_dtype)
     parts = _open(name, config)
-    dtype, device = getattr(torch, compute_dtype), torch.device(device)
+    dtype, device = torch.bfloat16 if compute_dtype == "float8" else getattr(torch, compute_dtype), torch.device(device)
+    if compute_dtype == "float8":
+        require_float8(device)
     weights_sha256 = fill_tower(parts.tower, parts.checkpoint.tensors, dtype=dtype, device=device)
     identity = _identity(parts, weights_sha256, padding, compute_dtype, storage_dtype)
-    classes: dict[str, type[HuggingFaceClip] | type[OpenClip] | type[T5]] = {
-        "huggingface_clip": HuggingFaceClip,
-        "open_clip": OpenClip,
-        "t5": T5,
-    }
-    return classes[parts.checkpoint.layout](parts.tower, parts.tokenizer, identity, device)
+    return TextEncoder(_tower(parts, compute_dtype), parts.tokenizer, identity, device, eos_id=_eos_id(parts))
 
 
 def describe_encoder(
@@ -96,6 +96,20 @@ def _open(name: EncoderName, config: EncoderConfig) -> _Parts:
     tower = open_tower(name, config, checkpoint)
     require_max_tokens(name, config, tower.max_positions)
     return _Parts(name, config, checkpoint, tower, load_tokenizer(name, config, checkpoint, tower))
+
+
+def _tower(parts: _Parts, compute_dtype: ComputeDtype) -> nn.Module:
+    module = parts.tower.module
+    if parts.checkpoint.layout == "t5":
+        return t5(module, parts.tokenizer.max_tokens, in_float8=compute_dtype == "float8")
+    return open_clip(module) if parts.checkpoint.layout == "open_clip" else huggingface_clip(module)
+
+
+def _eos_id(parts: _Parts) -> int | None:
+    """None: the configuration is from before transformers 4.31, which takes the highest id then."""
+    if parts.checkpoint.layout == "huggingface_clip" and parts.tower.eos_id is None:
+        return None
+    return parts.tokenizer.eos_id
 
 
 def open_tower(name: EncoderName, config: EncoderConfig, checkpoint: Checkpoint) -> TextTower:

@@ -2,34 +2,61 @@
 
 from __future__ import annotations
 
-import torch
-from transformers import T5Config, T5EncoderModel
+from functools import partial
+from typing import Any
 
-from pipeline.encoders.base import EncoderOutput, TextEncoder
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import T5Config, T5EncoderModel
+from transformers.activations import NewGELUActivation
+from transformers.models.t5.modeling_t5 import T5Stack
+
 from pipeline.encoders.checkpoints import Checkpoint
+from pipeline.encoders.compiled import compiled
+from pipeline.encoders.float8 import Float8Linear
+from pipeline.encoders.linear import joined
+from pipeline.encoders.t5_tower import RmsNorm, T5Layer, T5Tower, gated_by
 from pipeline.encoders.towers import TextTower, match_tensors
-from pipeline.tokenizers import CaptionTokenizer
 from schemas.errors import ConfigError
-from schemas.identity import EncoderIdentity
 
 _EMBEDDING = "embed_tokens.weight"
 
 
-class T5(TextEncoder):
-    """transformers' T5 encoder stack with SDPA attention."""
+def t5(module: nn.Module, max_tokens: int, *, in_float8: bool) -> T5Tower:
+    """The tower of transformers' T5 encoder stack that has its weights; takes them over.
 
-    def __init__(
-        self, tower: TextTower, tokenizer: CaptionTokenizer, identity: EncoderIdentity, device: torch.device
-    ) -> None:
-        super().__init__(tokenizer, identity, device)
-        self._stack = tower.module
+    Args:
+        max_tokens: Of the longest caption.
+        in_float8: Whether linear layers compute in float8.
+    """
+    assert isinstance(module, T5Stack)
+    attention = module.block[0].layer[0].SelfAttention
+    with torch.inference_mode():
+        bias_HLL = attention.compute_bias(max_tokens, max_tokens)[0]
+    layers = [_layer(block, in_float8=in_float8) for block in module.block]
+    return T5Tower(module.embed_tokens.weight, layers, _norm(module.final_layer_norm), bias_HLL)
 
-    def _forward(self, token_ids: torch.Tensor, num_tokens: torch.Tensor) -> EncoderOutput:
-        mask_BT = None
-        if self.identity.attention_mask:
-            mask_BT = (torch.arange(token_ids.shape[1], device=token_ids.device) < num_tokens[:, None]).long()
-        hidden_BTD = self._stack(input_ids=token_ids, attention_mask=mask_BT).last_hidden_state
-        return EncoderOutput(hidden=hidden_BTD, pooled=None, eos=None)
+
+def _layer(block: Any, *, in_float8: bool) -> T5Layer:
+    """Takes a layer apart: joining copies, and the originals would stay as long as the module."""
+    (first, second), attention = block.layer, block.layer[0].SelfAttention
+    mlp = second.DenseReluDense
+    is_gated = hasattr(mlp, "wi_0")
+    # transformers' own NewGELU is eight kernels.
+    activation = partial(F.gelu, approximate="tanh") if isinstance(mlp.act, NewGELUActivation) else mlp.act
+    qkv, wi = joined([attention.q, attention.k, attention.v]), joined([mlp.wi_0, mlp.wi_1]) if is_gated else mlp.wi
+    linears = [qkv, attention.o, wi, mlp.wo]
+    heads, norms = attention.n_heads, (_norm(first.layer_norm), _norm(second.layer_norm))
+    gate = compiled(gated_by(activation) if is_gated else activation, linears[2].weight.t()[:64])
+    del first.SelfAttention, second.DenseReluDense, attention, mlp, block
+    if in_float8:
+        linears = [Float8Linear(layer.weight) for layer in linears]
+    return T5Layer(norms[0], linears[0], linears[1], norms[1], linears[2], gate, linears[3], heads)
+
+
+def _norm(module: Any) -> RmsNorm:
+    return RmsNorm(module.weight, module.variance_epsilon)
 
 
 def t5_tower(checkpoint: Checkpoint) -> TextTower:
@@ -39,7 +66,6 @@ def t5_tower(checkpoint: Checkpoint) -> TextTower:
         ConfigError: It is no T5, or its tensors do not fit its configuration.
     """
     config = _config(checkpoint)
-    config._attn_implementation = "sdpa"  # its flex_attention is wrong for batches of more than one
     with torch.device("meta"):
         stack = T5EncoderModel(config).encoder
     return TextTower(

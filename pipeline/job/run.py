@@ -36,7 +36,6 @@ from schemas.quarantine import Quarantined, write_quarantined
 from schemas.storage import Store
 
 _GPU_SETTINGS = EngineSettings(
-    batch_tokens=32_768,
     window_bytes=512 * 1024**2,
     repeated_bytes=256 * 1024**2,
     image_window_bytes=512 * 1024**2,

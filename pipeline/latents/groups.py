@@ -16,7 +16,6 @@ import torch
 
 from pipeline.ahead import ahead
 from pipeline.counters import Counters
-from pipeline.engine import TORCH_DTYPES, numpy_array
 from pipeline.engine_settings import EngineSettings
 from pipeline.group_encoder import Samples
 from pipeline.latents.buckets import Size
@@ -25,6 +24,7 @@ from pipeline.latents.options import LatentOptions
 from pipeline.latents.pixel_budget import PixelBudget
 from pipeline.sources import TarScan
 from pipeline.sources.caption_text import Fault
+from pipeline.transfer import TORCH_DTYPES, numpy_array
 from schemas.identity import LatentIdentity, require_same
 from schemas.latent_manifest import LatentManifest
 from schemas.latent_schema import LatentRows, latent_batch, latent_schema

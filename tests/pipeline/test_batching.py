@@ -6,54 +6,55 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.batching import batch_by_tokens
+from pipeline.batching import Batches, filled_up
 
-LENGTHS = st.lists(st.integers(1, 20), max_size=60)
-
-
-def make_ids(lengths: list[int]) -> list[np.ndarray]:
-    return [np.full(length, index + 1, np.int32) for index, length in enumerate(lengths)]
+LENGTHS = st.lists(st.integers(1, 200), max_size=60)
 
 
-@given(LENGTHS, st.integers(1, 200), st.sampled_from(["max_length", "none"]))
+def taken(lengths: list[int], budget: int, padding: str) -> list[list[int]]:
+    batches = Batches(np.array(lengths, np.int64), padding=padding, max_tokens=200)
+    out = []
+    while len(rows := batches.take(budget)):
+        out.append(rows.tolist())
+    return out
+
+
+@given(LENGTHS, st.integers(1, 2000), st.sampled_from(["max_length", "none"]))
 def test_every_caption_once_within_the_budget(lengths: list[int], budget: int, padding: str) -> None:
-    ids = make_ids(lengths)
-    seen: list[int] = []
-    for batch in batch_by_tokens(ids, pad_id=0, max_tokens=20, padding=padding, budget_tokens=budget):
-        rows, width = batch.token_ids.shape
-        assert batch.num_padded_tokens == rows * width
-        assert rows == 1 or rows * width <= budget
-        assert len(batch.rows) <= rows < len(batch.rows) + 16
-        longest = max(lengths[row] for row in batch.rows)
-        assert width == 20 if padding == "max_length" else longest <= width < longest + 4
-        assert width <= 20
-        for position, row in enumerate([*batch.rows, *[batch.rows[-1]] * (rows - len(batch.rows))]):
-            assert batch.num_tokens[position] == lengths[row]
-            expected = [row + 1] * lengths[row] + [0] * (width - lengths[row])
-            assert batch.token_ids[position].tolist() == expected
-        seen += batch.rows.tolist()
-    assert sorted(seen) == list(range(len(lengths)))
+    found = taken(lengths, budget, padding)
+    assert sorted(row for rows in found for row in rows) == list(range(len(lengths)))
+    sizes = [200] * len(lengths) if padding == "max_length" else lengths
+    for number, rows in enumerate(found):
+        tokens = sum(sizes[row] for row in rows)
+        assert len(rows) == 1 or filled_up(tokens) <= budget
+        if number + 1 < len(found):
+            # Full: the next caption would not have fitted.
+            assert filled_up(tokens + sizes[found[number + 1][0]]) > min(budget // 64 * 64, budget)
+    if padding == "none":
+        assert [lengths[row] for rows in found for row in rows] == sorted(lengths, reverse=True)
+    assert taken(lengths, budget, padding) == found
 
 
-def test_shapes_are_few() -> None:
-    """Whatever the captions: each shape is compiled, and stays in memory."""
+@given(LENGTHS.filter(len), st.integers(1, 2000), st.integers(1, 2000))
+def test_a_batch_that_was_put_back_comes_again_smaller(lengths: list[int], first: int, second: int) -> None:
+    batches = Batches(np.array(lengths, np.int64), padding="none", max_tokens=200)
+    rows = batches.take(max(first, second))
+    batches.put_back(rows)
+    smaller = batches.take(min(first, second))
+    assert rows[: len(smaller)].tolist() == smaller.tolist()
+
+
+def test_sizes_are_few_and_filling_is_little() -> None:
+    """Whatever the captions: kernels are compiled for each size, and stay in memory."""
     random = np.random.default_rng(0)
-    shapes = set()
-    for _ in range(200):
-        ids = make_ids(random.integers(2, 21, random.integers(1, 100)).tolist())
-        for batch in batch_by_tokens(ids, pad_id=0, max_tokens=20, padding="none", budget_tokens=400):
-            shapes.add(tuple(batch.token_ids.shape))
-    assert len(shapes) <= 25
-
-
-def test_sorting_leaves_little_padding() -> None:
-    lengths = np.random.default_rng(0).integers(2, 21, 1000).tolist()
-    padded = {
-        padding: sum(
-            batch.num_padded_tokens
-            for batch in batch_by_tokens(make_ids(lengths), pad_id=0, max_tokens=20, padding=padding, budget_tokens=400)
-        )
-        for padding in ("none", "max_length")
-    }
-    assert padded["max_length"] == 20_000
-    assert padded["none"] < 1.15 * sum(lengths)
+    sizes, real, computed = set(), 0, 0
+    for _ in range(50):
+        lengths = random.integers(4, 77, random.integers(100, 300))
+        batches = Batches(lengths, padding="none", max_tokens=77)
+        while len(rows := batches.take(1024)):
+            tokens = int(lengths[rows].sum())
+            sizes.add(filled_up(tokens))
+            real, computed = real + tokens, computed + filled_up(tokens)
+    assert max(sizes) == 1024
+    assert len(sizes) <= 16
+    assert real > 0.95 * computed

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import schemas
-from pipeline.batching import batch_by_tokens
-from pipeline.encoders import TextEncoder
-from pipeline.engine import EncodeEngine
+from pipeline.batching import filled_up
+from pipeline.encoders import EncoderOutput, TextEncoder
+from pipeline.encoders.packed import PackedTokens
 from pipeline.shard_encoder import EngineSettings, ShardEncoder
 from schemas.identity import ENCODER_NAMES
 from schemas.index import write_index
@@ -29,16 +29,9 @@ def encode_one(encoder: TextEncoder, caption: str) -> dict[str, np.ndarray]:
     """The tensors of a caption encoded alone, in the storage dtype."""
     identity = encoder.identity
     tokens = encoder.tokenizer([caption])
-    (batch,) = batch_by_tokens(
-        tokens.ids,
-        pad_id=encoder.tokenizer.pad_id,
-        max_tokens=identity.max_tokens,
-        padding=identity.padding,
-        budget_tokens=1,
-    )
-    output = encoder.encode(batch.token_ids, batch.num_tokens)
     stored = identity.max_tokens if identity.padding == "max_length" else len(tokens.ids[0])
-    found = {"hidden": output.hidden[0, :stored], "pooled": output.pooled, "eos": output.eos}
+    output = encoder.encode_packed(encoder.pack(tokens.ids, num_computed=filled_up(stored)))
+    found = {"hidden": output.hidden, "pooled": output.pooled, "eos": output.eos}
     dtype = getattr(torch, identity.storage_dtype)
     return {
         name: tensor.to(dtype).float().numpy().astype(STORAGE_DTYPES[identity.storage_dtype])
@@ -133,15 +126,16 @@ def test_a_second_writer_changes_nothing(tmp_path: Path) -> None:
 def test_values_that_are_not_finite_are_rejects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoders = small_encoders("none", "float32", "float16")
     t5 = encoders["t5"]
-    original = type(t5)._forward
+    original = TextEncoder.encode_packed
 
-    def overflowing(self: TextEncoder, ids: torch.Tensor, num_tokens: torch.Tensor) -> object:
-        output = original(self, ids, num_tokens)
-        marked = (ids == t5.tokenizer(["7"]).ids[0][-2]).any(dim=1)
-        output.hidden[marked, 0, 3] = 1e6
+    def overflowing(self: TextEncoder, packed: PackedTokens) -> EncoderOutput:
+        output = original(self, packed)
+        if self is t5:
+            output = EncoderOutput(output.hidden.clone(), None, None)
+            output.hidden[packed.token_ids[: len(output.hidden)] == t5.tokenizer(["7"]).ids[0][-2], 3] = 1e6
         return output
 
-    monkeypatch.setattr(type(t5), "_forward", overflowing)
+    monkeypatch.setattr(TextEncoder, "encode_packed", overflowing)
     tar = write_tar(tmp_path / "in" / "s.tar", [("a.txt", b"one"), ("b.txt", b"7"), ("c.txt", b"two")])
     shard_encoder(tmp_path / "in", tmp_path / "out", encoders).encode(tar, ["txt"], 1)
     ds = schemas.open_dataset(str(tmp_path / "out"))
@@ -165,15 +159,15 @@ def test_an_error_in_any_stage_commits_nothing(tmp_path: Path, monkeypatch: pyte
         tmp_path / "in", tmp_path / "out", small_encoders("none"), settings=EngineSettings(window_bytes=1)
     )
     calls = []
-    original = EncodeEngine.encode_window
+    original = TextEncoder.encode_packed
 
-    def failing(self: EncodeEngine, *arguments: object) -> object:
+    def failing(self: TextEncoder, packed: PackedTokens) -> EncoderOutput:
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == 9:
             raise RuntimeError("CUDA error: out of luck")
-        return original(self, *arguments)
+        return original(self, packed)
 
-    monkeypatch.setattr(EncodeEngine, "encode_window", failing)
+    monkeypatch.setattr(TextEncoder, "encode_packed", failing)
     with pytest.raises(RuntimeError, match="out of luck"):
         encoder.encode(tar, ["txt"], 1)
     assert not list((tmp_path / "out").rglob("ledger/**/*.json"))
