@@ -70,6 +70,8 @@ class EncodeEngine:
         self.batch_tokens = measured_batch_tokens(encoders, _CPU_BATCH_TOKENS) if batch_tokens is None else batch_tokens
         device = encoders[ENCODER_NAMES[0]].device
         self._is_cuda = device.type == "cuda"
+        # While the host waits for one window, the device has the next. A processor has nothing to wait for.
+        self._windows_ahead = 1 if self._is_cuda else 0
         self._transfer = Transfer(device)
 
     def encode(self, windows: Iterable[Window], repeated: RepeatedCaptions) -> Iterator[EncodedWindow]:
@@ -80,7 +82,7 @@ class EncodeEngine:
         flying: deque[_Flight] = deque()
         for window in windows:
             flying.append(self._launch(window, repeated, flying))
-            while len(flying) > (1 if self._is_cuda else 0):
+            while len(flying) > self._windows_ahead:
                 yield self._finish(flying.popleft(), repeated)
         while flying:
             yield self._finish(flying.popleft(), repeated)

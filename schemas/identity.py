@@ -18,6 +18,8 @@ ENCODER_NAMES: tuple[EncoderName, ...] = ("clip_l", "clip_g", "t5")
 
 Padding = Literal["max_length", "none"]
 ComputeDtype = Literal["float32", "bfloat16", "float8"]
+"""float8: linear layers in float8 (e4m3), everything else in bfloat16."""
+LatentComputeDtype = Literal["float32", "bfloat16"]
 StorageDtype = Literal["float32", "float16", "bfloat16"]
 LatentStorageDtype = Literal["float32", "float16", "bfloat16", "uint8"]
 LatentKind = Literal["autoencoder_kl", "pixels"]
@@ -83,7 +85,7 @@ class LatentIdentity(BaseModel):
     crop: Literal["center", "buckets"] = Field(description="one square, or the bucket nearest in aspect ratio")
     buckets: tuple[tuple[int, int], ...] = Field(min_length=1, description="(height, width) px that occur")
     resample: str = Field(description="filter the image is resized with, e.g. 'lanczos'")
-    compute_dtype: ComputeDtype
+    compute_dtype: LatentComputeDtype
     storage_dtype: LatentStorageDtype
 
     @model_validator(mode="after")

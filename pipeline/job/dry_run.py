@@ -19,8 +19,8 @@ _GFLOP_PER_TOKEN = {"clip_l": 0.173, "clip_g": 1.271, "t5": 9.291}
 """Of the three real encoders."""
 _GFLOP_PER_PIXEL = 0.0043
 """Of the encoder of Stable Diffusion 3's autoencoder."""
-_H200_TFLOPS = {"bfloat16": 790.0, "float32": 60.0}
-"""Matrix product of an H200: bfloat16 measured, float32 from its data sheet."""
+_H200_TFLOPS = {"bfloat16": 790.0, "float32": 60.0, "float8": 1580.0}
+"""Matrix product of an H200: bfloat16 measured, float32 from its data sheet, float8 twice bfloat16."""
 _ASSUMED_UTILIZATION = 0.5
 _DECODE_SECONDS = 2e-8
 """Of one core for a pixel of a JPEG, resizing included."""
@@ -69,7 +69,8 @@ def _estimate_lines(config: EncodeConfig, plan: Plan, inputs: Inputs, dataset: S
 def caption_cost(config: EncodeConfig) -> RowCost:
     """Of a caption, with the real encoders."""
     gflop = sum(_GFLOP_PER_TOKEN[name] * tokens for name, tokens in assumed_tokens(config).items())
-    return RowCost(assumed_caption_bytes(config) * _CAPTION_SHARE, _seconds(gflop, config.compute_dtype))
+    dtype = "bfloat16" if config.compute_dtype == "auto" else config.compute_dtype
+    return RowCost(assumed_caption_bytes(config) * _CAPTION_SHARE, _seconds(gflop, dtype))
 
 
 def image_cost(config: EncodeConfig) -> RowCost:

@@ -22,7 +22,7 @@ from pipeline.encoders.towers import fill_tower, match_tensors
 from pipeline.encoders.weight_files import choose_weights
 from pipeline.latents.options import VaeConfig
 from schemas.errors import ConfigError
-from schemas.identity import ComputeDtype
+from schemas.identity import LatentComputeDtype
 
 _STEMS = (
     ("diffusion_pytorch_model", ".safetensors"),
@@ -117,7 +117,7 @@ class LatentEncoder:
         weights_sha256: Digest of the weights, see `WeightsDigest`.
     """
 
-    def __init__(self, autoencoder: Autoencoder, compute_dtype: ComputeDtype, device: str | torch.device) -> None:
+    def __init__(self, autoencoder: Autoencoder, compute_dtype: LatentComputeDtype, device: str | torch.device) -> None:
         self._dtype: torch.dtype = getattr(torch, compute_dtype)
         self._device = torch.device(device)
         self.weights_sha256 = fill_tower(autoencoder, autoencoder.tensors, dtype=self._dtype, device=self._device)

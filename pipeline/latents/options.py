@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args
 from tyro.constructors import PrimitiveConstructorSpec
 
 from schemas.errors import ConfigError
-from schemas.identity import ComputeDtype, StorageDtype
+from schemas.identity import LatentComputeDtype, StorageDtype
 
 LatentChoice = Literal["none", "autoencoder_kl", "pixels"]
 Crop = Literal["center", "buckets"]
@@ -62,7 +62,7 @@ class VaeConfig:
     subfolder: str | None = None
     """Folder inside the source that holds config.json and the weights; none = vae, or the source itself."""
 
-    compute_dtype: ComputeDtype = "float32"
+    compute_dtype: LatentComputeDtype = "float32"
     """What it computes in; bfloat16 is several times faster on a GPU and less exact. There is no float16: Stable
     Diffusion 3's overflows in it. Part of the identity."""
 
