@@ -9,6 +9,7 @@ from typing import Any
 import ray
 import torch
 
+from pipeline.core_share import pin_to_own_cores
 from pipeline.counters import Counters
 from pipeline.encoders import EncoderConfig, TextEncoder, load_encoder
 from pipeline.latents import LatentOptions, load_latents
@@ -62,6 +63,8 @@ class EncodeWorker:
         """
         order = self._order
         apply_process_settings(order.num_threads)
+        if order.device == "cpu":
+            pin_to_own_cores(order.num_threads)
         device = torch.cuda.get_device_name() if order.device == "cuda" else "cpu"
         manifest, encoders = _load_captions(order)
         self._shards = ShardEncoder(
