@@ -6,7 +6,11 @@ weight_files.py      which files hold the weights
 checkpoints.py       finding the layout
 tensor_files.py      reading tensors one at a time; their digest
 towers.py            a module without weights, checked against the tensors, and filling it
-clip_huggingface.py  clip_open_clip.py  t5.py      the architectures
+clip_huggingface.py  clip_open_clip.py  t5.py      the architectures: from a library's module to a tower of ours
+packed.py            captions side by side without padding, what the towers compute on
+attention.py  clip_tower.py  t5_tower.py           the towers
+linear.py  float8.py  compiled.py                  what they are made of
+base.py              a tower with its tokenizer and identity
 find_tokenizer.py    the tokenizer that belongs to a checkpoint
 load.py              all of it together
 demo_weights.py      small random encoders in real layouts

@@ -7,10 +7,11 @@ costs in accuracy, `python -m pipeline verify` tells.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
-from pipeline.encoders.compiled import compiled
 from schemas.errors import ConfigError
 
 _DTYPE = torch.float8_e4m3fn
@@ -18,18 +19,22 @@ _LARGEST = torch.finfo(_DTYPE).max
 _HOPPER = (8, 9)  # Ada has it too
 
 
+Quantize = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
 class Float8Linear(nn.Module):
     """A linear layer without a bias.
 
     Args:
         weight: [out, in], bfloat16; both multiples of 16.
+        quantize: `quantized_rows`, or the same compiled.
     """
 
-    def __init__(self, weight: torch.Tensor) -> None:
+    def __init__(self, weight: torch.Tensor, quantize: Quantize) -> None:
         super().__init__()
-        self.weight, scale_O1 = _quantize(weight)
+        self.weight, scale_O1 = quantized_rows(weight)
         self._scale_1O = scale_O1.t().contiguous()
-        self._quantize = compiled(_quantize, weight[:64])
+        self._quantize = quantize
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """[N, in] to [N, out], both bfloat16."""
@@ -57,11 +62,7 @@ def require_float8(device: torch.device) -> None:
     )
 
 
-def _quantize(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    scale = _scale(inputs)
-    return (inputs.float() / scale).to(_DTYPE), scale
-
-
-def _scale(values: torch.Tensor) -> torch.Tensor:
-    """float32 [rows, 1]."""
-    return values.abs().amax(dim=1, keepdim=True).float().clamp(min=1e-12) / _LARGEST
+def quantized_rows(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """float8 of the same shape, and the scales it is to be multiplied by, float32 [rows, 1]."""
+    scale = values.abs().amax(dim=1, keepdim=True).float().clamp(min=1e-12) / _LARGEST
+    return (values.float() / scale).to(_DTYPE), scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers.models.t5.modeling_t5 import T5Stack
 
 from pipeline.encoders.checkpoints import Checkpoint
 from pipeline.encoders.compiled import compiled
-from pipeline.encoders.float8 import Float8Linear
+from pipeline.encoders.float8 import Float8Linear, Quantize, quantized_rows
 from pipeline.encoders.linear import joined
 from pipeline.encoders.t5_tower import RmsNorm, T5Layer, T5Tower, gated_by
 from pipeline.encoders.towers import TextTower, match_tensors
@@ -34,24 +35,34 @@ def t5(module: nn.Module, max_tokens: int, *, in_float8: bool) -> T5Tower:
     attention = module.block[0].layer[0].SelfAttention
     with torch.inference_mode():
         bias_HLL = attention.compute_bias(max_tokens, max_tokens)[0]
-    layers = [_layer(block, in_float8=in_float8) for block in module.block]
+    # Compiled once for all layers: torch counts compilations, and gives up after some.
+    gate, quantize = _gate(module.block[0].layer[1].DenseReluDense), None
+    if in_float8:
+        quantize = compiled(quantized_rows, module.embed_tokens.weight[:64])
+    layers = [_layer(block, gate, quantize) for block in module.block]
     return T5Tower(module.embed_tokens.weight, layers, _norm(module.final_layer_norm), bias_HLL)
 
 
-def _layer(block: Any, *, in_float8: bool) -> T5Layer:
+def _gate(mlp: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What is between the two projections of every layer's MLP."""
+    # transformers' own NewGELU is eight kernels.
+    activation = partial(F.gelu, approximate="tanh") if isinstance(mlp.act, NewGELUActivation) else mlp.act
+    if not hasattr(mlp, "wi_0"):
+        return compiled(activation, mlp.wi.weight.new_zeros(64, mlp.wi.out_features))
+    return compiled(gated_by(activation), mlp.wi_0.weight.new_zeros(64, 2 * mlp.wi_0.out_features))
+
+
+def _layer(block: Any, gate: Callable[[torch.Tensor], torch.Tensor], quantize: Quantize | None) -> T5Layer:
     """Takes a layer apart: joining copies, and the originals would stay as long as the module."""
     (first, second), attention = block.layer, block.layer[0].SelfAttention
     mlp = second.DenseReluDense
     is_gated = hasattr(mlp, "wi_0")
-    # transformers' own NewGELU is eight kernels.
-    activation = partial(F.gelu, approximate="tanh") if isinstance(mlp.act, NewGELUActivation) else mlp.act
     qkv, wi = joined([attention.q, attention.k, attention.v]), joined([mlp.wi_0, mlp.wi_1]) if is_gated else mlp.wi
     linears = [qkv, attention.o, wi, mlp.wo]
     heads, norms = attention.n_heads, (_norm(first.layer_norm), _norm(second.layer_norm))
-    gate = compiled(gated_by(activation) if is_gated else activation, linears[2].weight.t()[:64])
     del first.SelfAttention, second.DenseReluDense, attention, mlp, block
-    if in_float8:
-        linears = [Float8Linear(layer.weight) for layer in linears]
+    if quantize is not None:
+        linears = [Float8Linear(layer.weight, quantize) for layer in linears]
     return T5Layer(norms[0], linears[0], linears[1], norms[1], linears[2], gate, linears[3], heads)
 
 
