@@ -47,6 +47,7 @@ class TextEncoder:
         tokenizer: As given.
         identity: As given.
         device: As given.
+        tower: As given, frozen; for those who look inside.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self.identity = identity
         self.device = device
-        self._tower = tower.eval().requires_grad_(False)
+        self.tower = tower.eval().requires_grad_(False)
         self._eos_id = eos_id
         self._flops = _Flops.of(identity, tower)
 
@@ -96,7 +97,7 @@ class TextEncoder:
     def encode_packed(self, packed: PackedTokens) -> EncoderOutput:
         """Encodes a batch of `pack`, moving it to the device; `hidden` is [N, D], what fills the batch left out."""
         with torch.inference_mode():
-            output = self._tower(packed.to(self.device))
+            output = self.tower(packed.to(self.device))
         assert isinstance(output, EncoderOutput)
         return output
 
