@@ -23,3 +23,13 @@ class EngineSettings:
     """Bound on the pixels of images being decoded at the same time."""
     num_decoders: int = 2
     """Threads that decode images."""
+
+
+GPU_SETTINGS = EngineSettings(
+    window_bytes=512 * 1024**2,
+    repeated_bytes=256 * 1024**2,
+    image_window_bytes=512 * 1024**2,
+    batch_pixels=4 * 1024**2,
+    decoding_pixels=256_000_000,
+)
+CPU_SETTINGS = EngineSettings()

@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.caption_options import encoder_config
 from pipeline.counters import Counters
 from pipeline.encoders import EncoderConfig
+from pipeline.engine_settings import CPU_SETTINGS, GPU_SETTINGS
 from pipeline.job.cluster import connect, worker_shape
 from pipeline.job.events import Event, UnitFailed, UnitFailure
 from pipeline.job.lease import Lease
@@ -27,22 +28,13 @@ from pipeline.job.worker import EncodeWorker, WorkerOrder
 from pipeline.latents import LatentOptions
 from pipeline.presets import EncodeConfig
 from pipeline.provenance import now
-from pipeline.shard_encoder import EngineSettings, ShardResult
+from pipeline.shard_encoder import ShardResult
 from pipeline.sources import Inputs
 from schemas.identity import ENCODER_NAMES
 from schemas.latent_manifest import LatentManifest, Manifests
 from schemas.manifest import Manifest
 from schemas.quarantine import Quarantined, write_quarantined
 from schemas.storage import Store
-
-_GPU_SETTINGS = EngineSettings(
-    window_bytes=512 * 1024**2,
-    repeated_bytes=256 * 1024**2,
-    image_window_bytes=512 * 1024**2,
-    batch_pixels=4 * 1024**2,
-    decoding_pixels=256_000_000,
-)
-_CPU_SETTINGS = EngineSettings()
 
 
 @dataclass(frozen=True)
@@ -132,7 +124,7 @@ def _order(
     device: str,
     num_threads: int,
 ) -> WorkerOrder:
-    settings = _GPU_SETTINGS if device == "cuda" else _CPU_SETTINGS
+    settings = GPU_SETTINGS if device == "cuda" else CPU_SETTINGS
     settings = dataclasses.replace(settings, num_decoders=num_threads)
     if config.batch_tokens is not None:
         settings = dataclasses.replace(settings, batch_tokens=config.batch_tokens)

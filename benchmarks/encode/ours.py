@@ -1,0 +1,113 @@
+"""Our engine: windows as production makes them, through `EncodeEngine`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from benchmarks.encode.timing import Row, seconds_of
+from pipeline.counters import Counters
+from pipeline.encoders import TextEncoder
+from pipeline.engine import EncodeEngine
+from pipeline.engine_settings import EngineSettings
+from pipeline.repeated_captions import RepeatedCaptions
+from pipeline.windows import Window, default_chunk_rows, window_rows
+from schemas.identity import ENCODER_NAMES, CaptionIdentity
+from schemas.manifest import Layout, Manifest, Provenance
+
+
+def caption_manifest(encoders: Mapping[str, TextEncoder]) -> Manifest:
+    """Of a dataset that these encoders make, laid out as it is when nobody says otherwise."""
+    identity = CaptionIdentity(**{name: encoders[name].identity for name in ENCODER_NAMES})
+    return Manifest(
+        layout=Layout(container="arrow", chunk_rows=default_chunk_rows(identity), part_bytes=64 * 1024**2),
+        captions=identity,
+        created=Provenance(run_id="benchmark", time="1970-01-01T00:00:00+00:00", versions={}),
+    )
+
+
+def windows_of(
+    captions: Sequence[str], encoders: Mapping[str, TextEncoder], settings: EngineSettings
+) -> list[Window]:
+    """Tokenized beforehand; a window has as many rows as in production."""
+    num_rows = window_rows(caption_manifest(encoders), settings.window_bytes)
+    windows = []
+    for start in range(0, len(captions), num_rows):
+        rows = list(captions[start : start + num_rows])
+        distinct = list(dict.fromkeys(rows))
+        tokens = {name: encoders[name].tokenizer(distinct) for name in ENCODER_NAMES}
+        windows.append(Window([str(start + row) for row in range(len(rows))], rows, distinct, tokens))
+    return windows
+
+
+class OurEngine:
+    """Our engine on some captions.
+
+    Args:
+        engine: Name in the results.
+        kind: Of the captions.
+        captions: All different, or nearly.
+        encoders: Under one policy.
+        settings: As a worker on this device has them.
+        budgets: Tokens of a batch to try, besides what the engine chooses itself.
+    """
+
+    def __init__(
+        self,
+        engine: str,
+        kind: str,
+        captions: Sequence[str],
+        encoders: Mapping[str, TextEncoder],
+        settings: EngineSettings,
+        budgets: Sequence[int],
+    ) -> None:
+        self.encoders = encoders
+        self._device = encoders["t5"].device
+        self._windows = windows_of(captions, encoders, settings)
+        own = EncodeEngine(encoders, settings.batch_tokens)
+        self.tried: dict[int, float] = {}
+        engines = {own.batch_tokens: own} | {budget: EncodeEngine(encoders, budget) for budget in budgets}
+        self._pass(own, self._windows[:1])
+        some = self._windows[: max(1, len(self._windows) // 2)]
+        for budget, one in engines.items():
+            self._pass(one, some[:1])
+            seconds, counters = self._pass(one, some)
+            self.tried[budget] = counters.num_captions / seconds
+        self.batch_tokens = max(self.tried, key=self.tried.__getitem__)
+        self._engine = engines[self.batch_tokens]
+        _, counters = self._pass(self._engine, self._windows)
+        self.row = Row(
+            engine=engine,
+            dtype=str(encoders["t5"].identity.compute_dtype),
+            captions=kind,
+            t5_tokens=encoders["t5"].identity.max_tokens,
+            batch=self.batch_tokens,
+            tried={str(budget): rate for budget, rate in self.tried.items()},
+            flops=counters.flops / counters.num_captions,
+            tokens=counters.num_tokens / counters.num_captions,
+            padding_share=counters.padding_share,
+        )
+
+    def measure(self) -> None:
+        """Once more."""
+        seconds, counters = self._pass(self._engine, self._windows)
+        self.row.rates.append(counters.num_captions / seconds)
+
+    def _pass(self, engine: EncodeEngine, windows: Sequence[Window]) -> tuple[float, Counters]:
+        found = []
+
+        def work() -> None:
+            # Nothing is kept: production compresses a window and lets go of it.
+            found.extend(window.counters for window in engine.encode(windows, RepeatedCaptions((), 0)))
+
+        seconds = seconds_of(work, self._device)
+        return seconds, sum(found, Counters())
+
+
+def tokenizing_rate(captions: Sequence[str], encoders: Mapping[str, TextEncoder]) -> float:
+    """Captions a second through all three tokenizers; a worker does it in a thread of its own, ahead of the encoders."""
+    seconds = seconds_of(
+        lambda: [encoders[name].tokenizer(captions) for name in ENCODER_NAMES], torch.device("cpu")
+    )
+    return len(captions) / seconds
