@@ -47,9 +47,7 @@ def _cosines(hidden: torch.Tensor, batch: EncoderOutput, exact: EncoderOutput, r
     return {name: _cosine(stored, single) for name, (stored, single) in pairs.items()}
 
 
-def difference_from_diffusers(
-    captions: Sequence[str], encoders: Mapping[str, TextEncoder], peer: Diffusers
-) -> float:
+def difference_from_diffusers(captions: Sequence[str], encoders: Mapping[str, TextEncoder], peer: Diffusers) -> float:
     """The relative error (Frobenius norm) of our conditioning against `encode_prompt`'s, under `max_length`.
 
     Raises:

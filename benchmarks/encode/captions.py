@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,11 +76,14 @@ def _words(tokenizer: CaptionTokenizer) -> list[str]:
     return found
 
 
-_CANDIDATES = """man woman photo image picture person people dog cat white black red blue green yellow brown small large
+_CANDIDATES = re.split(
+    r"\s+",
+    """man woman photo image picture person people dog cat white black red blue green yellow brown small large
 young old little sitting standing wearing holding walking riding looking playing eating flying running front side top
 street city house building room table chair window door wall floor grass tree trees sky water beach ocean river lake
 mountain snow sun sunset night day light dark bright shirt hat dress jacket hair face hand head car bus train truck
 bicycle boat plane horse bird sheep cow elephant flower food plate pizza cake fruit cup glass bottle kitchen phone
 computer book paper sign clock ball game field park road bridge boy girl child group crowd painting drawing portrait
 landscape view scene art style colorful vintage modern beautiful with near under over between around through behind
-wooden metal stone gold silver pink purple orange grey round square tall open closed empty full digital poster""".split()
+wooden metal stone gold silver pink purple orange grey round square tall open closed empty full digital poster""",
+)

@@ -68,7 +68,7 @@ class Diffusers:
         self._device = encoders["t5"].device
         self.tried = self._try(batches)
         batch = max(self.tried, key=self.tried.__getitem__)
-        padded = {name: CLIP_TOKENS for name in ENCODER_NAMES} | {"t5": self._t5_tokens}
+        padded = dict.fromkeys(ENCODER_NAMES, CLIP_TOKENS) | {"t5": self._t5_tokens}
         flops = sum(encoders[name].model_flops(np.array([padded[name]], np.int64)) for name in ENCODER_NAMES)
         tokens = sum(len(ids) for name in ENCODER_NAMES for ids in encoders[name].tokenizer(captions).ids)
         self.row = Row(

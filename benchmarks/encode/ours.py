@@ -27,9 +27,7 @@ def caption_manifest(encoders: Mapping[str, TextEncoder]) -> Manifest:
     )
 
 
-def windows_of(
-    captions: Sequence[str], encoders: Mapping[str, TextEncoder], settings: EngineSettings
-) -> list[Window]:
+def windows_of(captions: Sequence[str], encoders: Mapping[str, TextEncoder], settings: EngineSettings) -> list[Window]:
     """Tokenized beforehand; a window has as many rows as in production."""
     num_rows = window_rows(caption_manifest(encoders), settings.window_bytes)
     windows = []
@@ -107,7 +105,5 @@ class OurEngine:
 
 def tokenizing_rate(captions: Sequence[str], encoders: Mapping[str, TextEncoder]) -> float:
     """Captions a second through all three tokenizers; a worker does it in a thread of its own, ahead of the encoders."""
-    seconds = seconds_of(
-        lambda: [encoders[name].tokenizer(captions) for name in ENCODER_NAMES], torch.device("cpu")
-    )
+    seconds = seconds_of(lambda: [encoders[name].tokenizer(captions) for name in ENCODER_NAMES], torch.device("cpu"))
     return len(captions) / seconds

@@ -18,7 +18,7 @@ from benchmarks.encode.models import Models, OurEncoders, caption_tokenizer, ran
 from benchmarks.encode.ours import OurEngine, tokenizing_rate
 from benchmarks.encode.sizes import CLIP_TOKENS, SIZES, T5_TOKENS, Size
 from benchmarks.encode.timing import Row
-from benchmarks.encode.whole_job import whole_jobs
+from benchmarks.encode.whole_job import ray_data_packages, whole_jobs
 from benchmarks.encode.worker import WholeWorker
 from pipeline.engine_settings import CPU_SETTINGS, GPU_SETTINGS
 
@@ -32,7 +32,7 @@ class Wanted:
     Attributes:
         size: Name in `SIZES`.
         device: Where.
-        dtypes: Each is a comparison of its own; the last one, the fastest, is measured on all kinds of captions.
+        dtypes: Each is a comparison of its own, the widest first; in the last, the fastest, everything is measured.
         repetitions: Of every measurement; the engines alternate.
         whole_job: Whether the whole jobs are compared.
         cores: Of the whole jobs.
@@ -53,12 +53,11 @@ def run(wanted: Wanted) -> dict[str, Any]:
     size = SIZES[wanted.size]
     tokenizer = caption_tokenizer("t5", T5_TOKENS)
     captions = {kind: captions_of(kind, size.num_captions, tokenizer) for kind in KINDS}
-    # The weights as they are stored; a GPU has no need of 22 GB of float32 of them.
-    dtype = torch.float32 if wanted.device.type == "cpu" else _DTYPES[wanted.dtypes[-1]]
-    models = random_models(size, wanted.device, dtype)
+    # The first is the widest; a GPU, which is asked for bfloat16 alone, has no need of 22 GB of float32.
+    models = random_models(size, wanted.device, _DTYPES[wanted.dtypes[0]])
     products = {name: product_rates(size, wanted.device, _DTYPES[name]) for name in wanted.dtypes}
     best = {name: max(rates.values()) for name, rates in products.items()}
-    _say(f"matrix product: {({name: f'{rate / 1e12:.3g} TFLOP/s' for name, rate in best.items()})}")
+    _say(f"matrix product: { ({name: f'{rate / 1e12:.3g} TFLOP/s' for name, rate in best.items()}) }")
     found = [_Comparison(wanted, size, models, captions, name) for name in wanted.dtypes]
     facts: dict[str, Any] = {
         "captions": {
@@ -77,7 +76,12 @@ def run(wanted: Wanted) -> dict[str, Any]:
     if wanted.whole_job:
         batch = found[-1].best_peer_batch
         facts["whole_job"] = whole_jobs(
-            models, wanted.folder, batch_size=batch, dtype=wanted.dtypes[-1], cores=wanted.cores
+            models,
+            wanted.folder,
+            ray_data_packages(wanted.folder.parent / "ray-data-packages"),
+            batch_size=batch,
+            dtype=wanted.dtypes[-1],
+            cores=wanted.cores,
         )
         _say(f"whole job: {facts['whole_job']}")
     return facts
@@ -90,9 +94,7 @@ class _Comparison:
     diffusers; best_peer_batch: of diffusers.
     """
 
-    def __init__(
-        self, wanted: Wanted, size: Size, models: Models, captions: dict[str, list[str]], dtype: str
-    ) -> None:
+    def __init__(self, wanted: Wanted, size: Size, models: Models, captions: dict[str, list[str]], dtype: str) -> None:
         self.dtype, self._size, self._wanted = dtype, size, wanted
         is_last = dtype == wanted.dtypes[-1]
         mine = models if models.dtype == _DTYPES[dtype] else models.copied(_DTYPES[dtype])
@@ -103,23 +105,24 @@ class _Comparison:
         short = captions["short"]
 
         def engine(name: str, kind: str, encoders: Any, some: Sequence[str]) -> OurEngine:
+            _say(f"trying {name}, {kind}, {dtype}")
             return OurEngine(name, kind, some, encoders, settings, size.budgets)
 
         def peer(name: str, encoders: Any, count: int, batches: Sequence[int]) -> Diffusers:
+            _say(f"trying {name}, {dtype}")
             return Diffusers(name, "short", short[:count], pipeline, encoders, batches)
 
         first = engine("compact", "short", compact, short)
         best = peer("diffusers", sd3, size.num_peer_captions, size.peer_batches)
-        measured: list[OurEngine | Diffusers] = [
-            first,
-            engine("sd3", "short", sd3, short[: size.num_peer_captions]),
-            best,
-            peer("diffusers, batch 1", sd3, size.num_single_captions, (1,)),
-        ]
+        measured: list[OurEngine | Diffusers] = [first, best]
         self.best_peer_batch = best.row.batch
         self.difference = difference_from_diffusers(short[: size.num_checked], sd3, best)
         if is_last:
-            measured += [engine("compact", kind, compact, captions[kind][: size.num_captions // 2]) for kind in KINDS][1:]
+            measured.append(engine("sd3", "short", sd3, short[: size.num_peer_captions]))
+            measured.append(peer("diffusers, batch 1", sd3, size.num_single_captions, (1,)))
+            measured += [engine("compact", kind, compact, captions[kind][: size.num_captions // 2]) for kind in KINDS][
+                1:
+            ]
             if size.with_t5_256:
                 later = ours.encoders("max_length", T5_TOKENS)
                 measured.append(engine("sd3", "short", later, short[: size.num_peer_captions // 2]))

@@ -16,15 +16,33 @@ from benchmarks.encode.sizes import T5_TOKENS
 from schemas.dataset import open_dataset
 
 _ROOT = Path(__file__).parents[2]
+_REQUIREMENTS = Path(__file__).parent / "ray_data_requirements.txt"
 _JOB_SECONDS = 1200
 
 
-def whole_jobs(models: Models, folder: Path, *, batch_size: int, dtype: str, cores: int) -> dict[str, Any]:
+def ray_data_packages(folder: Path) -> Path:
+    """The packages that Ray Data needs and this project does not, from the configured package index.
+
+    Args:
+        folder: Where they are, or are to be.
+    """
+    made, wanted = folder / "installed.txt", _REQUIREMENTS.read_text()
+    if not made.exists() or made.read_text() != wanted:
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        subprocess.run([*command, "--upgrade", "--target", str(folder), "-r", str(_REQUIREMENTS)], check=True)
+        made.write_text(wanted)
+    return folder
+
+
+def whole_jobs(
+    models: Models, folder: Path, packages: Path, *, batch_size: int, dtype: str, cores: int
+) -> dict[str, Any]:
     """Runs both from the shell's command to their end, imports, start of Ray and loading included.
 
     Args:
         models: Written to disk in float32, as published checkpoints are.
         folder: For everything; empty afterwards.
+        packages: Of `ray_data_packages`.
         batch_size: Of the other job: what was best for diffusers.
         dtype: It computes in.
         cores: Of both.
@@ -44,10 +62,10 @@ def whole_jobs(models: Models, folder: Path, *, batch_size: int, dtype: str, cor
             for word in (f"--{name}.source", str(weights / name.replace("-", "_")))
         ]
         encode = ["pipeline", "encode", "compact", "--input", str(tars), "--output", str(ours), "--device", "cpu"]
-        ours_seconds = _seconds([*encode, *sources])
+        ours_seconds = _seconds([*encode, *sources], _ROOT)
         peer = ["benchmarks.encode.ray_data_job", str(tars), str(weights), str(theirs)]
         options = ["--batch-size", str(batch_size), "--dtype", dtype, "--threads", str(cores)]
-        theirs_seconds = _seconds([*peer, *options])
+        theirs_seconds = _seconds([*peer, *options], packages)
         _require_all(ours, theirs, len(captions))
         ours_bytes, theirs_bytes = _num_bytes(ours), _num_bytes(theirs)
         return {
@@ -72,9 +90,10 @@ def _job(count: int, seconds: float, num_bytes: int) -> dict[str, float]:
     }
 
 
-def _seconds(arguments: list[str]) -> float:
+def _seconds(arguments: list[str], path: Path) -> float:
     started = time.perf_counter()
     variables = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    variables["PYTHONPATH"] = str(path)
     done = subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=_ROOT,
