@@ -17,6 +17,7 @@ _USAGE = """usage: python -m pipeline COMMAND ...
   encode-prompts PRESET
                     encode a text file of prompts, for sampling and validation images
   prepare-weights   extract the three text towers once, so that a cluster need not download 44 GB a node
+  verify URL        encode rows of a dataset again, in float32, and compare: is it what its manifest says?
   demo-data         write sample caption tars
 
 `python -m pipeline COMMAND --help` tells the options of a command."""
@@ -47,6 +48,12 @@ def _prepare_weights(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _verify(arguments: Sequence[str]) -> int:
+    from pipeline.verify import VerifyConfig, run
+
+    return run(tyro.cli(VerifyConfig, args=arguments, prog="python -m pipeline verify"))
+
+
 def _demo_data(arguments: Sequence[str]) -> int:
     from pipeline.demo_data import DemoDataConfig, run
 
@@ -58,6 +65,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "encode": _encode,
     "encode-prompts": _encode_prompts,
     "prepare-weights": _prepare_weights,
+    "verify": _verify,
     "demo-data": _demo_data,
 }
 
@@ -66,7 +74,8 @@ def main(arguments: Sequence[str]) -> int:
     """Runs a command.
 
     Returns:
-        Exit status: 0 for success, 1 for an error that is explained on stderr, 2 for wrong usage; `encode` has more.
+        Exit status: 0 for success, 1 for an error that is explained on stderr, 2 for wrong usage; `encode` and
+        `verify` have more.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE)

@@ -1,0 +1,141 @@
+"""Why a row is not what it should be: rounding, the hypothesis that fits, or what else can be said of it.
+
+It is rounding if the same caption, encoded here in the manifest's compute dtype, is about as far from float32 as the
+stored values are. A hypothesis fits if the stored values are as near to what it says as rounding lets them be, and at
+least four times nearer than to what the manifest says (counted in 1 - cosine, or half the relative error's square).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from pipeline.encoders import TextEncoder
+from pipeline.verification.comparison import FieldName, Figures, compare, tensors_of
+from pipeline.verification.hypotheses import Case, Hypothesis, hypotheses, pad_lengths
+from pipeline.verification.results import Diagnosis
+from schemas.planes import STORAGE_DTYPES
+from schemas.row import EncodedCaption
+
+_NEAR = {"float32": 0.9995, "bfloat16": 0.998, "float8": 0.98}
+"""Cosine of the worst token that rounding leaves, with room to spare, by compute dtype."""
+_TIMES_NEARER = 4
+_TIMES_ROUNDING = 1.25
+
+
+def explain(case: Case, encoder: TextEncoder) -> list[Diagnosis]:
+    """The hypotheses that fit, and what the numbers of tokens say; tensors none of them explains are left out.
+
+    Args:
+        case: The row.
+        encoder: Of `load_for_any_ids`.
+    """
+    best = _best(case, hypotheses(case, encoder))
+    if "hidden" in case.failed and "hidden" not in best:
+        best |= _best(case, pad_lengths(case, encoder))
+    chosen = {id(hypothesis): hypothesis for hypothesis, _ in best.values()}
+    found = []
+    for hypothesis in chosen.values():
+        own = {name: figures for name, (fitting, figures) in best.items() if fitting is hypothesis}
+        cosine = min(figures.cosine for figures in own.values())
+        found.append(Diagnosis(hypothesis.cause, hypothesis.text, tuple(own), cosine))
+    if case.tokens_differ and not {diagnosis.cause for diagnosis in found} & {"row", "tokenizer"}:
+        text = f"{_tokens(case.stored)} stored, {_tokens(case.expected)} by the manifest's tokenizer"
+        found.append(Diagnosis("tokenizer", text, remaining(case, found), None))
+    return found
+
+
+def remaining(case: Case, found: Iterable[Diagnosis]) -> tuple[FieldName, ...]:
+    """The failed tensors that these do not explain."""
+    explained = {name for diagnosis in found for name in diagnosis.fields}
+    return tuple(name for name in case.failed if name not in explained)
+
+
+def is_rounding(case: Case, rounded: EncodedCaption) -> bool:
+    """Whether all that failed is about as far from float32 as values computed here in the manifest's dtypes.
+
+    Args:
+        case: The row.
+        rounded: What the manifest's compute dtype makes of the caption.
+    """
+    dtype = STORAGE_DTYPES[case.identity.storage_dtype]
+    stored, expected, yardstick = (tensors_of(encoded) for encoded in (case.stored, case.expected, rounded))
+    if case.tokens_differ:
+        return False
+    for name in case.failed:
+        found = compare(stored[name], expected[name])
+        usual = compare(yardstick[name].astype(dtype), expected[name])
+        # The worst token of one computation need not be as bad in another.
+        if found.relative_error > _TIMES_ROUNDING * usual.relative_error or 1 - found.cosine > 2 * (1 - usual.cosine):
+            return False
+    return True
+
+
+def describe(case: Case, fields: tuple[FieldName, ...]) -> Diagnosis:
+    """What can be seen of tensors that nothing explains."""
+    stored, expected = tensors_of(case.stored), tensors_of(case.expected)
+    near = _NEAR[case.identity.compute_dtype]
+    figures = {name: compare(stored[name], expected[name]) for name in fields}
+    if not any(stored[name].any() for name in fields):
+        return Diagnosis("zeros", "all values are zero", fields, None)
+    if all(min(found.cosine, found.whole_cosine) >= near for found in figures.values()):
+        name = fields[0]
+        times = np.linalg.norm(stored[name].astype(np.float64)) / np.linalg.norm(expected[name].astype(np.float64))
+        return Diagnosis(
+            "scale", f"the values' directions are right, but {name} is {times:.3g} times as long", fields, None
+        )
+    if "hidden" in fields:
+        return _describe_hidden(case, fields, near)
+    return Diagnosis("unknown", "nothing that was tried fits", fields, None)
+
+
+def _describe_hidden(case: Case, fields: tuple[FieldName, ...], near: float) -> Diagnosis:
+    stored, expected, real = case.stored.hidden, case.expected.hidden, case.expected.num_tokens
+    # Up to where it is right; a longer one is told by its length.
+    good = 0
+    while good < min(len(stored), len(expected)) and compare(stored[good], expected[good]).cosine >= near:
+        good += 1
+    if len(stored) != len(expected) and good >= min(real, len(stored)):
+        text = f"{len(stored)} tokens of hidden are stored, {len(expected)} by the manifest's padding"
+        return Diagnosis("padding", text, fields, None)
+    if real <= good < len(expected):
+        zeros = "zeros" if not stored[good:].any() else "masked, or filled in another way"
+        text = f"real tokens are right, but pads from token {good} on are not: {zeros}"
+        return Diagnosis("padding", text, fields, None)
+    if good > 1 and case.identity.name != "t5":
+        return Diagnosis("tokenizer", f"tokens before {good} are right: other ids from there on", fields, None)
+    return Diagnosis("unknown", "nothing that was tried fits; other weights or an unknown tokenizer?", fields, None)
+
+
+def _best(case: Case, tried: Iterable[Hypothesis]) -> dict[FieldName, tuple[Hypothesis, Figures]]:
+    """For each failed tensor the hypothesis that fits best, if any fits; of two equals the first."""
+    best: dict[FieldName, tuple[Hypothesis, Figures]] = {}
+    for hypothesis in tried:
+        for name, figures in _fitting(case, hypothesis):
+            if name not in best or _distance(figures) < _distance(best[name][1]):
+                best[name] = (hypothesis, figures)
+    return best
+
+
+def _fitting(case: Case, hypothesis: Hypothesis) -> Iterator[tuple[FieldName, Figures]]:
+    stored, expected = tensors_of(case.stored), tensors_of(case.expected)
+    read = stored if hypothesis.stored is None else hypothesis.stored
+    for name in case.failed:
+        if name not in hypothesis.expected or hypothesis.expected[name].shape[-1:] != read[name].shape[-1:]:
+            continue
+        # A vector has no tokens to be cut.
+        cut = slice(hypothesis.num_tokens if name == "hidden" else None)
+        figures = compare(read[name][cut], hypothesis.expected[name][cut])
+        own = compare(stored[name][cut], expected[name][cut])
+        near = figures.is_within(_NEAR[case.identity.compute_dtype])
+        if near and _TIMES_NEARER * _distance(figures) < _distance(own):
+            yield name, figures
+
+
+def _distance(figures: Figures) -> float:
+    return max(1 - figures.cosine, figures.relative_error**2 / 2)
+
+
+def _tokens(encoded: EncodedCaption) -> str:
+    return f"{encoded.num_tokens} tokens{', some cut,' if encoded.truncated else ''}"
