@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+# Processes that run tests side by side, a file at a time.
+PYTEST_WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -51,7 +53,7 @@ demo: $(INSTALLED) ## Sample pictures and captions to a dataset, to a small trai
 	@echo "  $(BIN)/python -m pipeline prepare-weights --help         first fetch only the text towers' weights, once"
 
 test: lint ## Run the whole suite: style, types, package boundaries, tests
-	@$(BIN)/python -m pytest --hypothesis-profile=ci $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses=$(PYTEST_WORKERS) --dist=loadfile --hypothesis-profile=ci $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## Check style, types and package boundaries
 	@$(BIN)/ruff check
