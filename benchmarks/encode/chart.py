@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 _WIDTH, _LABELS, _BAR, _GAP, _TOP = 860, 330, 20, 8, 44
+_SVG = 'xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="13"'
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def bar_chart(title: str, bars: Sequence[Bar]) -> str:
     height = _TOP + len(bars) * (_BAR + _GAP) + _GAP
     longest = max(bar.value for bar in bars)
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" font-family="sans-serif" font-size="13">',
+        f'<svg {_SVG} viewBox="0 0 {_WIDTH} {height}">',
         f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>',
         f'<text x="12" y="26" font-size="15" fill="#222222">{escape(title)}</text>',
     ]

@@ -108,10 +108,9 @@ def figures_table(facts: Facts) -> list[str]:
 
 def rows_table(facts: Facts) -> list[str]:
     """Every engine."""
-    lines = [
-        "| engine | captions | T5 tokens | dtype | batch | captions/s | real tokens/s | model TFLOP/s | of the product | padding |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    names = ("engine", "captions", "T5 tokens", "dtype", "batch", "captions/s", "real tokens/s", "model TFLOP/s")
+    names += ("of the product", "padding")
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for row in facts["rows"]:
         unit = "captions" if "diffusers" in row["engine"] else "tokens"
         limit = f"{'≤ ' if row['engine'] == 'compact' else ''}{row['t5_tokens']}"

@@ -63,21 +63,25 @@ def random_models(size: Size, device: torch.device, dtype: torch.dtype) -> Model
 
 
 class OurEncoders:
-    """The towers that our engine runs, with the weights of `models`, which it copies.
+    """The towers that our engine runs, with the weights of `models`.
+
+    Args:
+        models: Whose weights they have.
+        take_over: Use up the models, which cannot run any more, instead of copying their weights.
 
     Attributes:
         size: As the models'.
         dtype: As the models'.
     """
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, *, take_over: bool = False) -> None:
         self.size = models.size
         self.dtype = models.dtype
         self._device = models.device
         self._towers: dict[EncoderName, nn.Module] = {}
         for name, module in models.modules.items():
             # What makes a tower takes the module apart.
-            mine = copy.deepcopy(module)
+            mine = module if take_over else copy.deepcopy(module)
             is_t5 = isinstance(mine, T5EncoderModel)
             self._towers[name] = t5(mine.encoder, T5_TOKENS, in_float8=False) if is_t5 else huggingface_clip(mine)
 

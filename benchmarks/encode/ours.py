@@ -16,6 +16,8 @@ from pipeline.windows import Window, default_chunk_rows, window_rows
 from schemas.identity import ENCODER_NAMES, CaptionIdentity
 from schemas.manifest import Layout, Manifest, Provenance
 
+_WARM_UP = 64
+
 
 def caption_manifest(encoders: Mapping[str, TextEncoder]) -> Manifest:
     """Of a dataset that these encoders make, laid out as it is when nobody says otherwise."""
@@ -66,10 +68,9 @@ class OurEngine:
         own = EncodeEngine(encoders, settings.batch_tokens)
         self.tried: dict[int, float] = {}
         engines = {own.batch_tokens: own} | {budget: EncodeEngine(encoders, budget) for budget in budgets}
-        self._pass(own, self._windows[:1])
-        some = self._windows[: max(1, len(self._windows) // 2)]
+        some = self._windows[: max(1, len(self._windows) // 4)]
         for budget, one in engines.items():
-            self._pass(one, some[:1])
+            self._pass(one, windows_of(captions[:_WARM_UP], encoders, settings))
             seconds, counters = self._pass(one, some)
             self.tried[budget] = counters.num_captions / seconds
         self.batch_tokens = max(self.tried, key=self.tried.__getitem__)
@@ -104,6 +105,6 @@ class OurEngine:
 
 
 def tokenizing_rate(captions: Sequence[str], encoders: Mapping[str, TextEncoder]) -> float:
-    """Captions a second through all three tokenizers; a worker does it in a thread of its own, ahead of the encoders."""
+    """Captions a second through all three tokenizers; a worker has a thread of its own for it."""
     seconds = seconds_of(lambda: [encoders[name].tokenizer(captions) for name in ENCODER_NAMES], torch.device("cpu"))
     return len(captions) / seconds

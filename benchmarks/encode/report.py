@@ -46,8 +46,9 @@ def _section(stem: str, facts: Facts) -> str:
     lines = [
         f"### Size `{facts['size']}` on {'a GPU' if facts['device'] == 'cuda' else 'the CPU'}",
         "",
-        f"{facts['machine']}; {facts['date']}; {versions}. Load of the machine before the run {facts['load_average']:.1f}. "
-        f"The median of {facts['repetitions']}. [All figures](../{RESULTS}/{stem}.json).",
+        f"{facts['machine']}; {facts['date']}; {versions}.",
+        f"Load of the machine before the run {facts['load_average']:.1f}; the median of {facts['repetitions']}.",
+        f"[All figures](../{RESULTS}/{stem}.json).",
         "",
         f"![Captions a second of every engine]({stem}.svg)",
         "",
@@ -62,7 +63,8 @@ def _section(stem: str, facts: Facts) -> str:
 
 def _remarks(facts: Facts) -> list[str]:
     lengths = [
-        f"{kind}: mean {found['mean']:.1f}, 5 % below {found['p5']:.0f}, median {found['p50']:.0f}, 5 % above {found['p95']:.0f}"
+        f"{kind}: mean {found['mean']:.1f}, 5th, 50th and 95th percentile {found['p5']:.0f}, {found['p50']:.0f} and "
+        f"{found['p95']:.0f}"
         for kind, found in facts["captions"].items()
     ]
     parameters = facts["parameters"]
@@ -91,7 +93,7 @@ def _job(job: dict[str, Any]) -> str:
     return (
         f"- Whole jobs of {job['captions']:,} captions on {job['cores']} cores: ours {ours['seconds']:.0f} s and "
         f"{ours['bytes_per_caption']:,} bytes a caption, Ray Data's {theirs['seconds']:.0f} s and "
-        f"{theirs['bytes_per_caption']:,} bytes (batches of {theirs['batch_size']}, {theirs['dtype']}, stored as float16)."
+        f"{theirs['bytes_per_caption']:,} bytes (batches of {theirs['batch_size']}, {theirs['dtype']}, float16 files)."
     )
 
 

@@ -70,11 +70,13 @@ def run(wanted: Wanted) -> dict[str, Any]:
         "rows": [row.facts(best) for comparison in found for row in comparison.rows],
         "workers": [comparison.worker.facts() for comparison in found if comparison.worker is not None],
         "tokenizing_captions_per_second": round(found[-1].tokenizing, 1),
-        "accuracy": _accuracy(wanted, size, models, captions["short"]),
         "difference_from_diffusers": {comparison.dtype: comparison.difference for comparison in found},
     }
+    batch = found[-1].best_peer_batch
+    # Float32 takes twice the memory of all before.
+    del found
+    facts["accuracy"] = _accuracy(size, models, captions["short"])
     if wanted.whole_job:
-        batch = found[-1].best_peer_batch
         facts["whole_job"] = whole_jobs(
             models,
             wanted.folder,
@@ -102,7 +104,8 @@ class _Comparison:
         pipeline = prompt_pipeline(mine)
         settings = GPU_SETTINGS if wanted.device.type == "cuda" else CPU_SETTINGS
         compact, sd3 = ours.encoders("none", T5_TOKENS), ours.encoders("max_length", CLIP_TOKENS)
-        short = captions["short"]
+        # Wider formats take longer.
+        short = captions["short"][: None if is_last else size.num_captions // 2]
 
         def engine(name: str, kind: str, encoders: Any, some: Sequence[str]) -> OurEngine:
             _say(f"trying {name}, {kind}, {dtype}")
@@ -113,16 +116,15 @@ class _Comparison:
             return Diffusers(name, "short", short[:count], pipeline, encoders, batches)
 
         first = engine("compact", "short", compact, short)
-        best = peer("diffusers", sd3, size.num_peer_captions, size.peer_batches)
+        best = peer("diffusers", sd3, size.num_peer_captions // (1 if is_last else 2), size.peer_batches)
         measured: list[OurEngine | Diffusers] = [first, best]
         self.best_peer_batch = best.row.batch
         self.difference = difference_from_diffusers(short[: size.num_checked], sd3, best)
         if is_last:
             measured.append(engine("sd3", "short", sd3, short[: size.num_peer_captions]))
             measured.append(peer("diffusers, batch 1", sd3, size.num_single_captions, (1,)))
-            measured += [engine("compact", kind, compact, captions[kind][: size.num_captions // 2]) for kind in KINDS][
-                1:
-            ]
+            for kind in ("medium", "long"):
+                measured.append(engine("compact", kind, compact, captions[kind][: size.num_captions // 2]))
             if size.with_t5_256:
                 later = ours.encoders("max_length", T5_TOKENS)
                 measured.append(engine("sd3", "short", later, short[: size.num_peer_captions // 2]))
@@ -138,8 +140,8 @@ class _Comparison:
                 one.measure()
                 row = one.row
                 _say(
-                    f"{number + 1} {row.engine}, {row.captions}, T5 at {row.t5_tokens}, {row.dtype}, batch {row.batch}: "
-                    f"{row.rates[-1]:,.1f} captions/s"
+                    f"{number + 1} {row.engine}, {row.captions}, T5 at {row.t5_tokens}, {row.dtype}, "
+                    f"batch {row.batch}: {row.rates[-1]:,.1f} captions/s"
                 )
                 # One right after the other, so that both have the same machine.
                 if self.worker is not None and one is self.worker.engine:
@@ -147,19 +149,17 @@ class _Comparison:
                     _say(f"{number + 1} the same as a whole worker: {self.worker.rates[-1]:,.1f} captions/s")
 
 
-def _accuracy(wanted: Wanted, size: Size, models: Models, captions: Sequence[str]) -> dict[str, Any]:
+def _accuracy(size: Size, models: Models, captions: Sequence[str]) -> dict[str, Any]:
     """bfloat16 beside float32, on the same weights: rounded to bfloat16, as they are stored."""
+    gc.collect()
+    torch.cuda.empty_cache()
     some = captions[: size.num_checked]
     rounded = models if models.dtype == torch.bfloat16 else models.copied(torch.bfloat16)
-    stored, exact = OurEncoders(rounded), OurEncoders(rounded.copied(torch.float32))
+    stored, exact = OurEncoders(rounded), OurEncoders(rounded.copied(torch.float32), take_over=True)
     found = {
         policy: worst_cosines(some, stored.encoders(padding, tokens), exact.encoders(padding, tokens))
         for policy, padding, tokens in (("compact", "none", T5_TOKENS), ("sd3", "max_length", CLIP_TOKENS))
     }
-    del stored, exact
-    gc.collect()
-    if wanted.device.type == "cuda":
-        torch.cuda.empty_cache()
     _say(f"least cosines of bfloat16 to float32: {found}")
     return {"captions": len(some), "least_cosine": found}
 

@@ -1,4 +1,4 @@
-"""The sizes of the encode benchmark: three text encoders that belong together, and how much of everything is measured."""
+"""The sizes of the encode benchmark: three encoders that belong together, and how much of everything is measured."""
 
 from __future__ import annotations
 
