@@ -8,6 +8,7 @@ least four times nearer than to what the manifest says (counted in 1 - cosine, o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,15 +32,18 @@ def explain(case: Case, encoder: TextEncoder) -> list[Diagnosis]:
         case: The row.
         encoder: Of `load_for_any_ids`.
     """
-    best = _best(case, hypotheses(case, encoder))
-    if "hidden" in case.failed and "hidden" not in best:
-        best |= _best(case, pad_lengths(case, encoder))
-    chosen = {id(hypothesis): hypothesis for hypothesis, _ in best.values()}
-    found = []
-    for hypothesis in chosen.values():
-        own = {name: figures for name, (fitting, figures) in best.items() if fitting is hypothesis}
-        cosine = min(figures.cosine for figures in own.values())
-        found.append(Diagnosis(hypothesis.cause, hypothesis.text, tuple(own), cosine))
+    fits = list(_fits(case, hypotheses(case, encoder)))
+    if "hidden" in case.failed and all("hidden" not in fit.figures for fit in fits):
+        fits += _fits(case, pad_lengths(case, encoder))
+    found: list[Diagnosis] = []
+    while left := set(remaining(case, found)):
+        # One reason for all that is wrong is likelier than one for each tensor.
+        best = max(fits, key=lambda fit: (len(left & set(fit.figures)), -fit.distance), default=None)
+        if best is None or not left & set(best.figures):
+            break
+        fields = tuple(name for name in case.failed if name in best.figures and name in left)
+        cosine = min(best.figures[name].cosine for name in fields)
+        found.append(Diagnosis(best.hypothesis.cause, best.hypothesis.text, fields, cosine))
     if case.tokens_differ and not {diagnosis.cause for diagnosis in found} & {"row", "tokenizer"}:
         text = f"{_tokens(case.stored)} stored, {_tokens(case.expected)} by the manifest's tokenizer"
         found.append(Diagnosis("tokenizer", text, remaining(case, found), None))
@@ -108,14 +112,23 @@ def _describe_hidden(case: Case, fields: tuple[FieldName, ...], near: float) -> 
     return Diagnosis("unknown", "nothing that was tried fits; other weights or an unknown tokenizer?", fields, None)
 
 
-def _best(case: Case, tried: Iterable[Hypothesis]) -> dict[FieldName, tuple[Hypothesis, Figures]]:
-    """For each failed tensor the hypothesis that fits best, if any fits; of two equals the first."""
-    best: dict[FieldName, tuple[Hypothesis, Figures]] = {}
+@dataclass(frozen=True)
+class _Fit:
+    """A hypothesis, and how near the failed tensors that it fits are to it."""
+
+    hypothesis: Hypothesis
+    figures: dict[FieldName, Figures]
+
+    @property
+    def distance(self) -> float:
+        return max(map(_distance, self.figures.values()))
+
+
+def _fits(case: Case, tried: Iterable[Hypothesis]) -> Iterator[_Fit]:
     for hypothesis in tried:
-        for name, figures in _fitting(case, hypothesis):
-            if name not in best or _distance(figures) < _distance(best[name][1]):
-                best[name] = (hypothesis, figures)
-    return best
+        figures = dict(_fitting(case, hypothesis))
+        if figures:
+            yield _Fit(hypothesis, figures)
 
 
 def _fitting(case: Case, hypothesis: Hypothesis) -> Iterator[tuple[FieldName, Figures]]:

@@ -144,16 +144,11 @@ def _other_rows(case: Case, encoder: TextEncoder) -> Iterator[Hypothesis]:
 
 
 def _other_layers(case: Case, encoder: TextEncoder) -> Iterator[Hypothesis]:
+    eos = int((case.ids == case.identity.eos_token_id).argmax())
     for state in layer_states(encoder, case.with_pads(case.ids)):
         yield Hypothesis("layer", f"hidden is {state}", {"hidden": state.values})
-    if case.identity.pooled_size is not None:
-        eos = int((case.ids == case.identity.eos_token_id).argmax())
-        yield Hypothesis("layer", "eos is without the final norm", {"eos": _last_state(case, encoder)[eos]})
-
-
-def _last_state(case: Case, encoder: TextEncoder) -> Tensor:
-    states = layer_states(encoder, case.with_pads(case.ids))
-    return next(state.values for state in states if state.num_layers == state.all_layers and not state.is_normed)
+        if case.identity.pooled_size is not None:
+            yield Hypothesis("layer", f"eos is {state}", {"eos": state.values[eos]})
 
 
 def _other_positions(case: Case, encoder: TextEncoder) -> Iterator[Hypothesis]:

@@ -90,6 +90,7 @@ def t5_values(ids: list[int], length: int, *, masked: bool = False, stored: int 
     return len(ids), {"hidden": hidden[:stored].numpy()}
 
 
+@cache
 def right(padding: Padding, name: str, caption: str) -> tuple[int, Values]:
     """By the encoders' own padded path."""
     encoder, ids = encoders(padding)[name], ids_of(name, caption)
@@ -257,6 +258,13 @@ MAX_LENGTH: dict[str, Mistake] = {
         "clip_l", _clip(pooled=lambda _, v: 0.18215 * v["pooled"]), "scale", "0.182 times", ("pooled",)
     ),
     "clip-zeros": Mistake("clip_l", _clip(hidden=lambda _, v: 0 * v["hidden"]), "zeros", "zero", ("hidden",)),
+    "clip-eos-unnormed": Mistake(
+        "clip_l",
+        _clip(eos=lambda c, _: clip_state(c, -1)[len(ids_of("clip_l", c)) - 1]),
+        "layer",
+        "4 of 4 layers, without",
+        ("eos",),
+    ),
     "t5-no-final-norm": Mistake(
         "t5", _t5(hidden=lambda c, _: t5_state(c, 3)), "layer", "3 of 4 layers, without", ("hidden",)
     ),
