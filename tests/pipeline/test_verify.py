@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,13 @@ from safetensors.torch import load_file, save_file
 from pipeline.__main__ import main
 from pipeline.encoders import EncoderConfig, TextEncoder, load_encoder
 from pipeline.encoders.demo_weights import demo_encoder_folder
-from pipeline.verification import hypotheses
+from pipeline.verification import hypotheses, reference
 from pipeline.verification.comparison import Figures, compare
 from pipeline.verification.sampling import sample_rows
 from pipeline.verify import VerifyConfig, run
 from schemas.dataset import Dataset, open_dataset
 from schemas.errors import ConfigError
-from schemas.identity import ENCODER_NAMES, ComputeDtype, Padding
+from schemas.identity import ENCODER_NAMES, ComputeDtype, EncoderName, Padding
 from tests.datasets import make_manifest as made_up_manifest
 from tests.datasets import samples, write_dataset
 from tests.pipeline import wrong_rows as wrong
@@ -39,6 +41,20 @@ CAPTIONS = [
 ROUNDS = {"float32": 0.99999, "bfloat16": 0.9995, "float8": 0.98}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def loaded_once() -> Iterator[None]:
+    """The demo's encoders never change, and loading them is most of the time."""
+    cached = functools.cache(load_encoder)
+
+    def loads(name: EncoderName, config: EncoderConfig, **options: Any) -> TextEncoder:
+        return (cached if config.source == "random" else load_encoder)(name, config, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "load_encoder", loads)
+        yield
+
+
+@functools.cache
 def load(padding: Padding, compute_dtype: ComputeDtype, **sources: str) -> dict[str, TextEncoder]:
     return {
         name: load_encoder(
@@ -108,7 +124,7 @@ def test_float8_is_rounding_and_no_mistake(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], padding: Padding
 ) -> None:
     url = encode(tmp_path, load(padding, "float8"))
-    status, report = verify(capsys, url, sample=6)
+    status, report = verify(capsys, url, sample=4)
     assert status == 3
     assert ROUNDS["float8"] < report["cosine"] < ROUNDS["bfloat16"]
     for row in report["rows"]:
@@ -116,7 +132,7 @@ def test_float8_is_rounding_and_no_mistake(
         assert row["encoders"]["clip_g"]["ok"]
         assert [found["cause"] for found in row["encoders"]["t5"]["diagnoses"]] == ["rounding"]
     if padding == "none":
-        assert verify(capsys, url, sample=6, min_cosine=ROUNDS["float8"])[0] == 0
+        assert verify(capsys, url, sample=1, min_cosine=ROUNDS["float8"])[0] == 0
         assert run(VerifyConfig(url, sample=2, diagnose=1)) == 3
         assert "Nothing but rounding of bfloat16, float8 was found; --min-cosine 0.99" in capsys.readouterr().out
 
@@ -182,7 +198,7 @@ def test_weights_that_are_not_the_manifests(tmp_path: Path, capsys: pytest.Captu
     folder = tmp_path / "clip_l"
     shutil.copytree(demo_encoder_folder("clip_l"), folder)
     url = encode(tmp_path, load("none", "float32", clip_l=str(folder)))
-    arguments = ["verify", url, "--sample", "3"]
+    arguments = ["verify", url, "--sample", "1"]
     assert main(arguments) == 0
 
     weights = load_file(folder / "model.safetensors")
@@ -193,7 +209,7 @@ def test_weights_that_are_not_the_manifests(tmp_path: Path, capsys: pytest.Captu
     error = capsys.readouterr().err
     assert "[encoder-differs] clip_l" in error
     assert "weights_sha256" in error
-    status, report = verify(capsys, url, sample=3, allow_differences=True)
+    status, report = verify(capsys, url, sample=1, allow_differences=True)
     assert status == 3
     assert [line.split(":")[0] for line in report["differences"]] == ["clip_l.weights_sha256"]
     part = report["rows"][0]["encoders"]["clip_l"]
