@@ -56,9 +56,13 @@ def run(wanted: Wanted) -> dict[str, Any]:
     # The first is the widest; a GPU, which is asked for bfloat16 alone, has no need of 22 GB of float32.
     models = random_models(size, wanted.device, _DTYPES[wanted.dtypes[0]])
     products = {name: product_rates(size, wanted.device, _DTYPES[name]) for name in wanted.dtypes}
-    best = {name: max(rates.values()) for name, rates in products.items()}
-    _say(f"matrix product: { ({name: f'{rate / 1e12:.3g} TFLOP/s' for name, rate in best.items()}) }")
     found = [_Comparison(wanted, size, models, captions, name) for name in wanted.dtypes]
+    # Before and after: what else the machine did meanwhile must not make the product look slow, and ours quick.
+    for name, rates in products.items():
+        again = product_rates(size, wanted.device, _DTYPES[name])
+        rates.update({shape: max(rate, again[shape]) for shape, rate in rates.items()})
+    best = {name: max(rates.values()) for name, rates in products.items()}
+    _say(f"matrix product, TFLOP/s: { ({name: round(rate / 1e12, 3) for name, rate in best.items()}) }")
     facts: dict[str, Any] = {
         "captions": {
             kind: length_figures([len(ids) for ids in tokenizer(some).ids]) for kind, some in captions.items()
