@@ -8,11 +8,44 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class QueueDepth:
+    """How full the queue after a stage is.
+
+    Attributes:
+        waiting: Items that are made and not taken.
+        room: Items that can wait there; 1 or more.
+    """
+
+    waiting: int
+    room: int
+
+
+class Queues:
+    """The queues between the stages of a worker, as far as they exist at the moment; other threads may look."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, tuple[queue.SimpleQueue[object], int]] = {}
+
+    def depths(self) -> dict[str, QueueDepth]:
+        """By the name of the stage before it, in no order."""
+        return {name: QueueDepth(min(q.qsize(), room), room) for name, (q, room) in list(self._queues.items())}
+
+    @contextmanager
+    def watch(self, name: str, items: queue.SimpleQueue[object], room: int) -> Iterator[None]:
+        """Counts a queue among them for a while."""
+        self._queues[name] = (items, room)
+        try:
+            yield
+        finally:
+            del self._queues[name]
 
 
 @dataclass(frozen=True)
@@ -28,14 +61,15 @@ class _Failure:
 _END = object()
 
 
-def ahead(items: Iterable[T], depth: int, name: str) -> Generator[T, None, None]:
+def ahead(items: Iterable[T], depth: int, name: str, queues: Queues | None = None) -> Generator[T, None, None]:
     """Yields what `items` yields, made in a background thread.
 
     Args:
         items: Consumed in the thread only. A generator is closed there when the consumer stops early.
         depth: How many items may exist at once, the one the consumer works on and the one being made included; so it
             bounds memory. 1 means no overlap.
-        name: Thread name, for stack dumps.
+        name: Thread name, for stack dumps, and the queue's name.
+        queues: Where people can see how full the queue is.
 
     Raises:
         Whatever `items` raises, at the place where its next item would have been.
@@ -46,17 +80,18 @@ def ahead(items: Iterable[T], depth: int, name: str) -> Generator[T, None, None]
     worker = threading.Thread(target=_produce, args=(iter(items), slots, out, stopped), name=name, daemon=True)
     worker.start()
     try:
-        while True:
-            item = out.get()
-            if item is _END:
-                return
-            if isinstance(item, _Failure):
-                raise item.error
-            assert isinstance(item, _Item)
-            yield item.value
-            # Only now is the consumer done with it; drop our own reference before the slot is given away.
-            del item
-            slots.release()
+        with nullcontext() if queues is None else queues.watch(name, out, max(1, depth - 1)):
+            while True:
+                item = out.get()
+                if item is _END:
+                    return
+                if isinstance(item, _Failure):
+                    raise item.error
+                assert isinstance(item, _Item)
+                yield item.value
+                # Only now is the consumer done with it; drop our own reference before the slot is given away.
+                del item
+                slots.release()
     finally:
         stopped.set()
         slots.release()

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pyarrow as pa
 
-from pipeline.ahead import ahead
+from pipeline.ahead import Queues, ahead
 from pipeline.counters import Counters
 from pipeline.encoded import EncodedWindow
 from pipeline.encoders import TextEncoder
@@ -32,18 +32,25 @@ class CaptionGroups:
         encoders: All three.
         settings: Budgets.
         where: The manifest's place and this machine, for errors.
+        queues: Where people can see how full the queues between stages are.
 
     Raises:
         IdentityMismatchError: The encoders loaded here are not the manifest's, such as other weights on this node.
     """
 
     def __init__(
-        self, manifest: Manifest, encoders: Mapping[str, TextEncoder], settings: EngineSettings, where: str
+        self,
+        manifest: Manifest,
+        encoders: Mapping[str, TextEncoder],
+        settings: EngineSettings,
+        where: str,
+        queues: Queues | None = None,
     ) -> None:
         loaded = CaptionIdentity(**{name: encoders[name].identity for name in ENCODER_NAMES})
         require_same(manifest.captions, loaded, where=where)
         self.manifest = manifest
         self.settings = settings
+        self.queues = queues
         self.engine = EncodeEngine(encoders, settings.batch_tokens)
 
     @property
@@ -102,9 +109,10 @@ class CaptionPass:
         hashes = _repeated_hashes(self._samples, self._group, rows)
         repeated = RepeatedCaptions(hashes, settings.repeated_bytes)
         tokenizers = {name: encoder.tokenizer for name, encoder in engine.encoders.items()}
-        with closing(ahead(read_windows(self._samples, self._group, rows, tokenizers), 2, "tokenize")) as windows:
+        read, queues = read_windows(self._samples, self._group, rows, tokenizers), self._groups.queues
+        with closing(ahead(read, 2, "tokenize", queues)) as windows:
             encoded = engine.encode(windows, repeated)
-            with closing(ahead(encoded, 2, "encode")) as out:
+            with closing(ahead(encoded, 2, "encode", queues)) as out:
                 yield from out
 
     def _add(self, window: EncodedWindow) -> Counters:

@@ -44,7 +44,8 @@ class CaptionOptions:
     to 32 MiB raw."""
 
     part_bytes: int = 64 * 1024**2
-    """Bytes a part file may have, a constant of the dataset. A worker holds one part in memory while it is built."""
+    """Bytes a part file may have, a constant of the dataset. A worker holds two in memory: one is built while one is
+    written."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the encoders run. auto: a GPU if there is one."""

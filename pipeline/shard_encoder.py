@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
+from pipeline.ahead import Queues
 from pipeline.caption_groups import CaptionGroups
 from pipeline.counters import Counters
 from pipeline.encoders import TextEncoder
@@ -62,6 +63,8 @@ class ShardEncoder:
         run_id: Recorded with every shard.
         device: Recorded with every shard.
         latents: Encodes the images, if they are to be.
+        on_count: Told of everything that adds to the figures, as it happens.
+        queues: Where people can see how full the queues between stages are.
 
     Raises:
         IdentityMismatchError: The encoders loaded here are not the manifest's, such as other weights on this node.
@@ -77,9 +80,14 @@ class ShardEncoder:
         run_id: str,
         device: str,
         latents: GroupEncoder | None = None,
+        on_count: Callable[[Counters], None] | None = None,
+        queues: Queues | None = None,
     ) -> None:
         where = f"{dataset.locate(MANIFEST_PATH)}, on {host_name()}"
-        self._captions = None if manifest is None else CaptionGroups(manifest, encoders, settings, where)
+        self._captions = None
+        if manifest is not None:
+            self._captions = CaptionGroups(manifest, encoders, settings, where, queues)
+        self._on_count = on_count
         self._latents = latents
         self._inputs = inputs
         self._dataset = dataset
@@ -156,6 +164,8 @@ class ShardEncoder:
 
     def _count(self, counters: Counters) -> None:
         self.live += counters
+        if self._on_count is not None:
+            self._on_count(counters)
 
     def _writer(self, attempt: int, seconds: float) -> Writer:
         return Writer(

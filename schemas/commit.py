@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -31,15 +32,23 @@ class StoredRejects:
 def store_parts(
     store: Store, batches: Iterable[pa.RecordBatch], schema: pa.Schema, group: str, shard: str, layout: Layout
 ) -> tuple[Part, ...]:
-    """Writes a shard's parts as their rows arrive. Nothing is committed yet.
+    """Writes a shard's parts as their rows arrive, each while the next one is built. Nothing is committed yet.
 
     Raises:
         StorageError: A part could not be written.
     """
     entries = []
-    for part in build_parts(batches, schema, group, layout):
-        store.create_content_addressed(part_path(shard, part.entry.name), part.data, part.entry.num_bytes)
-        entries.append(part.entry)
+    with ThreadPoolExecutor(1, "store-part") as writer:
+        stored: Future[bool] | None = None
+        for part in build_parts(batches, schema, group, layout):
+            if stored is not None:
+                # One at a time: so many parts and one more are in memory.
+                stored.result()
+            path = part_path(shard, part.entry.name)
+            stored = writer.submit(store.create_content_addressed, path, part.data, part.entry.num_bytes)
+            entries.append(part.entry)
+        if stored is not None:
+            stored.result()
     return tuple(entries)
 
 

@@ -1,6 +1,6 @@
 """What a person sees while a job runs: a live bar on a terminal, otherwise a line now and then.
 
-    [0:01:10] 12/40 shards | 1,234 captions/s | 45,678 tokens/s | padding 12% | ... | about 0:02:40 left
+    [0:01:10] 12/40 shards | 1,234 captions/s | 45,678 tokens/s | padding 2% | 310.0 TFLOP/s | busy 97% | ...
 
 Rates are over the last minute and count shards in flight, so that a job of few, long shards shows life. The time left
 is guessed from the shards finished. Things worth knowing (a worker lost, a shard tried again or given up, a straggler)
@@ -27,9 +27,11 @@ from rich.text import Text
 
 from pipeline.counters import Counters
 from pipeline.job.event_text import event_line
-from pipeline.job.events import Event, Tick, UnitDone, UnitFailed, UnitProgress, UnitRetried, WorkerReady
+from pipeline.job.events import Event, Tick, UnitDone, UnitFailed, UnitProgress, UnitRetried, WorkerLost, WorkerReady
+from pipeline.job.worker_figures import WorkerFigures
 
 _RATE_WINDOW_SECONDS = 60.0
+_SHOWN_WORKERS = 8
 
 
 class Progress:
@@ -60,6 +62,7 @@ class Progress:
         self._lock = threading.Lock()  # The live bar is drawn by a thread of its own.
         self._finished = Counters()
         self._in_flight: dict[str, Counters] = {}
+        self._workers: dict[int, WorkerFigures] = {}
         self._num_done = self._num_failed = self._num_workers = 0
         self._began = self._last_log = clock()
         self._first_ready: float | None = None
@@ -105,23 +108,36 @@ class Progress:
         elif isinstance(event, WorkerReady):
             self._num_workers += 1
             self._first_ready = self._first_ready or now
+            self._workers[event.worker] = WorkerFigures(now)
+        elif isinstance(event, WorkerLost):
+            self._workers.pop(event.worker, None)
         elif isinstance(event, UnitProgress):
-            self._in_flight[event.unit] = event.figures
+            self._in_flight[event.unit] = event.figures.counters
+            self._worker(event.worker, now).progressed(event.unit, event.figures)
         elif isinstance(event, UnitDone):
-            self._in_flight.pop(event.unit, None)
+            self._ended(event.unit, event.worker, now, event.result.counters)
             self._finished += event.result.counters
             self._num_done += 1
         elif isinstance(event, UnitRetried):
-            self._in_flight.pop(event.unit, None)
+            self._ended(event.unit, event.worker, now, None)
         elif isinstance(event, UnitFailed):
-            self._in_flight.pop(event.failure.unit, None)
+            self._ended(event.failure.unit, event.worker, now, None)
             self._num_failed += 1
         if not isinstance(event, Tick):
             return
+        for worker in self._workers.values():
+            worker.tick(now)
         self._history.append((now, self._so_far()))
         # The oldest kept is the newest that is a whole window old: there is always one to compare with.
         while len(self._history) > 1 and now - self._history[1][0] >= _RATE_WINDOW_SECONDS:
             self._history.popleft()
+
+    def _ended(self, unit: str, worker: int, now: float, counters: Counters | None) -> None:
+        self._in_flight.pop(unit, None)
+        self._worker(worker, now).ended(counters)
+
+    def _worker(self, number: int, now: float) -> WorkerFigures:
+        return self._workers.setdefault(number, WorkerFigures(now))
 
     def _so_far(self) -> Counters:
         return sum(self._in_flight.values(), self._finished)
@@ -130,16 +146,20 @@ class Progress:
         (since, before), now = self._history[0], self._so_far()
         seconds = max(1e-9, self._clock() - max(since, self._first_ready or since))
 
-        def rate(field: str) -> str:
+        def rate(field: str) -> float:
             # An attempt that fails takes its figures back.
-            return f"{max(0, getattr(now, field) - getattr(before, field)) / seconds:,.0f}"
+            return max(0.0, getattr(now, field) - getattr(before, field)) / seconds
 
         figures = []
         if now.num_captions or not now.num_images:
             padding = f"padding {now.padding_share:.0%}"
-            figures += [f"{rate('num_captions')} captions/s", f"{rate('num_tokens')} tokens/s", padding]
+            figures += [f"{rate('num_captions'):,.0f} captions/s", f"{rate('num_tokens'):,.0f} tokens/s", padding]
         if now.num_images:
-            figures.append(f"{rate('num_images')} images/s")
+            figures.append(f"{rate('num_images'):,.0f} images/s")
+        if now.flops:
+            figures.append(_flops(rate("flops")))
+        if now.device_seconds:
+            figures.append(f"busy {_share(rate('device_seconds') / max(1, self._num_workers))}")
         return [*figures, f"{self._num_workers} workers", f"{self._num_failed} failed"]
 
     def _share_text(self) -> str:
@@ -173,8 +193,28 @@ class Progress:
             row.add_column(ratio=1)
             row.add_column(no_wrap=True)
             row.add_row(bar, self._share_text())
-            times = f"{elapsed} so far | {self._left_text()}"
-            return Group(row, Text(" | ".join(self._figures()), overflow="ellipsis", no_wrap=True), Text(times))
+            figures = Text(" | ".join(self._figures()), overflow="ellipsis", no_wrap=True)
+            return Group(row, figures, self._worker_table(), Text(f"{elapsed} so far | {self._left_text()}"))
+
+    def _worker_table(self) -> Table:
+        """The slowest workers first, as many as are readable."""
+        table = Table.grid(padding=(0, 2))
+        for _ in range(6):
+            table.add_column(no_wrap=True, overflow="ellipsis")
+        busy = [(number, worker) for number, worker in self._workers.items() if worker.unit]
+        slowest = sorted(busy, key=lambda item: (item[1].rate("num_captions"), item[0]))
+        for number, worker in slowest[:_SHOWN_WORKERS]:
+            table.add_row(
+                f"worker {number}",
+                f"{worker.rate('num_captions'):,.0f} captions/s",
+                _flops(worker.rate("flops")),
+                f"busy {_share(worker.rate('device_seconds'))}",
+                f"waits for {worker.bottleneck}" if worker.bottleneck else "",
+                worker.queues,
+            )
+        if len(slowest) > _SHOWN_WORKERS:
+            table.add_row(f"and {len(slowest) - _SHOWN_WORKERS} faster ones")
+        return table
 
     def _print(self, text: str) -> None:
         """A line that cannot fail: a closed pipe or a name no terminal can show must not end a job."""
@@ -185,6 +225,16 @@ class Progress:
                 self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
             else:
                 print(text, file=self._stream, flush=True)
+
+
+def _flops(rate: float) -> str:
+    """`1.25e13` as `12.5 TFLOP/s`."""
+    return f"{rate / 1e12:,.1f} TFLOP/s" if rate >= 1e11 else f"{rate / 1e9:,.1f} GFLOP/s"
+
+
+def _share(share: float) -> str:
+    """Of a time that was measured elsewhere: the clocks differ a little."""
+    return f"{min(1.0, share):.0%}"
 
 
 def _duration(seconds: float) -> str:

@@ -9,11 +9,13 @@ from typing import Any
 import ray
 import torch
 
+from pipeline.ahead import Queues
 from pipeline.core_share import pin_to_own_cores
-from pipeline.counters import Counters
 from pipeline.encoders import EncoderConfig, TextEncoder, load_encoder
+from pipeline.job.ray_metrics import RayMetrics
 from pipeline.latents import LatentOptions, load_latents
 from pipeline.latents.groups import LatentGroups
+from pipeline.live import LiveFigures
 from pipeline.process_settings import apply_process_settings
 from pipeline.provenance import host_name
 from pipeline.shard_encoder import EngineSettings, ShardEncoder, ShardResult
@@ -53,6 +55,8 @@ class EncodeWorker:
     def __init__(self, order: WorkerOrder) -> None:
         self._order = order
         self._shards: ShardEncoder | None = None
+        self._metrics = RayMetrics()
+        self._queues = Queues()
 
     def ready(self) -> dict[str, Any]:
         """Loads the encoders that this run needs.
@@ -75,7 +79,9 @@ class EncodeWorker:
             order.settings,
             order.run_id,
             device,
-            latents=_load_latents(order),
+            latents=_load_latents(order, self._queues),
+            on_count=self._metrics.add,
+            queues=self._queues,
         )
         context = ray.get_runtime_context()
         return {"pid": os.getpid(), "device": device, "node_id": context.get_node_id()}
@@ -102,9 +108,13 @@ class EncodeWorker:
         return self._shards.encode(tar, groups, attempt)
 
     @ray.method(concurrency_group="live")
-    def progress(self) -> Counters | None:
+    def progress(self) -> LiveFigures | None:
         """Figures of the shard at hand."""
-        return None if self._shards is None else self._shards.live
+        if self._shards is None:
+            return None
+        depths = self._queues.depths()
+        self._metrics.show(depths)
+        return LiveFigures(self._shards.live, depths)
 
 
 def _load_captions(order: WorkerOrder) -> tuple[Manifest | None, dict[str, TextEncoder]]:
@@ -125,10 +135,12 @@ def _load_captions(order: WorkerOrder) -> tuple[Manifest | None, dict[str, TextE
     return manifest, encoders
 
 
-def _load_latents(order: WorkerOrder) -> LatentGroups | None:
+def _load_latents(order: WorkerOrder, queues: Queues) -> LatentGroups | None:
     if order.latent_manifest is None:
         return None
     where = order.dataset.locate(LATENT_MANIFEST_PATH)
     manifest = load_latent_manifest(order.latent_manifest, where=where)
     identity, encoder = load_latents(order.latents, order.device)
-    return LatentGroups(manifest, identity, encoder, order.latents, order.settings, f"{where}, on {host_name()}")
+    return LatentGroups(
+        manifest, identity, encoder, order.latents, order.settings, f"{where}, on {host_name()}", queues
+    )

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from pipeline.ahead import ahead
+from pipeline.ahead import Queues, ahead
 from pipeline.counters import Counters
 from pipeline.engine_settings import EngineSettings
 from pipeline.group_encoder import Samples
@@ -68,6 +68,7 @@ class LatentGroups:
         options: Limits and the batch size.
         settings: Budgets.
         where: The manifest's place and this machine, for errors.
+        queues: Where people can see how full the queues between stages are.
 
     Raises:
         IdentityMismatchError: What was loaded here is not the manifest's, such as other weights on this node.
@@ -81,11 +82,13 @@ class LatentGroups:
         options: LatentOptions,
         settings: EngineSettings,
         where: str,
+        queues: Queues | None = None,
     ) -> None:
         require_same(manifest.latents, identity, where=where)
         assert (encoder is None) == (identity.kind == "pixels")
         self.manifest = manifest
         self.settings = settings
+        self.queues = queues
         self.reader = ImageReader(identity.buckets, options.images, PixelBudget(settings.decoding_pixels))
         self._encoder = encoder
         self._batch_size = options.vae.batch_size
@@ -173,10 +176,10 @@ class LatentPass:
 
     def batches(self, schema: pa.Schema, count: Callable[[Counters], None]) -> Generator[pa.RecordBatch, None, None]:
         """The group's chunks in row order."""
-        step = self._groups.layout.chunk_rows
+        step, queues = self._groups.layout.chunk_rows, self._groups.queues
         with (
-            closing(ahead(self._decoded(), 2, "images")) as windows,
-            closing(ahead(self._encoded(windows), 2, "latents")) as encoded,
+            closing(ahead(self._decoded(), 2, "images", queues)) as windows,
+            closing(ahead(self._encoded(windows), 2, "latents", queues)) as encoded,
         ):
             for window in encoded:
                 count(window.counters + self._add(window))
@@ -230,7 +233,7 @@ class LatentPass:
                     dtype = self._groups.manifest.latents.storage_dtype
                     reason = f"the autoencoder's output is NaN or infinite as {dtype}"
                     self.rejects.append(self._scan.image_reject(index, Fault("output-not-finite", reason)))
-            yield _EncodedWindow(window.keys, rows, Counters(encode_seconds=seconds))
+            yield _EncodedWindow(window.keys, rows, Counters(encode_seconds=seconds, device_seconds=seconds))
 
     def _add(self, window: _EncodedWindow) -> Counters:
         """Takes a window into the sums."""

@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from pipeline.ahead import ahead
+from pipeline.ahead import Queues, ahead
 
 
 def test_order_is_kept_and_all_arrive() -> None:
@@ -88,3 +88,26 @@ def test_a_consumer_that_stops_closes_the_producer() -> None:
 def test_stages_nest() -> None:
     doubled = (2 * number for number in ahead(range(100), 2, "a"))
     assert sum(ahead(doubled, 2, "b")) == 9900
+
+
+def test_people_can_see_what_waits() -> None:
+    queues, made = Queues(), threading.Semaphore(0)
+
+    def items() -> Iterator[int]:
+        for number in range(3):
+            yield number
+            made.release()
+
+    assert queues.depths() == {}
+    with closing(ahead(items(), 3, "numbers", queues)) as out:
+        assert next(out) == 0
+        for _ in range(2):
+            made.acquire()
+        # One is the consumer's, and one of the two that may wait was just made.
+        deadline = time.monotonic() + 5
+        while queues.depths()["numbers"].waiting < 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert queues.depths()["numbers"].room == 2
+        assert 1 <= queues.depths()["numbers"].waiting <= 2
+        assert [*out] == [1, 2]
+    assert queues.depths() == {}

@@ -35,6 +35,7 @@ from pipeline.job.events import (
     WorkerReady,
 )
 from pipeline.job.progress import Progress
+from pipeline.live import LiveFigures
 
 SHARD = Counters(num_captions=600, num_tokens=30_000, num_padded_tokens=40_000)
 
@@ -66,7 +67,7 @@ def test_figures_and_time_left() -> None:
     )
     assert job.after(5, WorkerReady(0, {}, 5.0)).endswith("| 2 workers | 0 failed | time left unknown yet")
     # The ten seconds before a worker was there are in no rate.
-    line = job.after(10, UnitProgress("a", 0, SHARD))
+    line = job.after(10, UnitProgress("a", 0, LiveFigures(SHARD)))
     assert "| 60 captions/s | 3,000 tokens/s | padding 25% |" in line
     line = job.after(10, done("a"))
     assert line.startswith("[0:00:30] 5/14 shards (4 before) | 30 captions/s | 1,500 tokens/s |")
@@ -82,9 +83,22 @@ def test_images_have_a_rate_of_their_own() -> None:
     images = Counters(num_images=300)
     job = Job(io.StringIO())
     job.after(0, WorkerReady(0, {}, 1.0))
-    assert "| 30 images/s | 2 workers |" in job.after(10, UnitProgress("a", 0, images)), "and captions none"
-    line = job.after(10, UnitProgress("a", 0, images + SHARD))
+    assert "| 30 images/s | 2 workers |" in job.after(10, UnitProgress("a", 0, LiveFigures(images))), (
+        "and captions none"
+    )
+    line = job.after(10, UnitProgress("a", 0, LiveFigures(images + SHARD)))
     assert "| 30 captions/s | 1,500 tokens/s | padding 25% | 15 images/s |" in line
+
+
+def test_the_models_rate_and_the_devices_share() -> None:
+    job = Job(io.StringIO())
+    job.after(0, WorkerReady(0, {}, 1.0))
+    figures = Counters(num_captions=10, num_tokens=100, num_padded_tokens=100, flops=6e13, device_seconds=12.0)
+    # Two workers, ten seconds: 20 seconds of devices, of which 12 were used.
+    assert "| 6.0 TFLOP/s | busy 60% | 2 workers" in job.after(10, UnitProgress("a", 0, LiveFigures(figures)))
+    assert "| 18.0 GFLOP/s |" in job.after(
+        0, UnitProgress("a", 0, LiveFigures(Counters(num_captions=1, flops=1.8e11, device_seconds=1.0)))
+    )
 
 
 def test_rates_are_of_the_last_minute() -> None:
@@ -104,7 +118,7 @@ def test_rates_are_of_the_last_minute() -> None:
 def test_a_failed_attempt_takes_its_figures_back() -> None:
     job = Job(io.StringIO())
     job.after(1, WorkerReady(0, {}, 5.0))
-    job.after(1, UnitProgress("a", 0, SHARD))
+    job.after(1, UnitProgress("a", 0, LiveFigures(SHARD)))
     line = job.after(1, UnitRetried("a", 1, 0, "ValueError: x", True, ""))
     assert "| 0 captions/s |" in line
 
@@ -175,9 +189,11 @@ import time
 from pipeline.counters import Counters
 from pipeline.job.events import Tick, UnitProgress, WorkerLost, WorkerReady
 from pipeline.job.progress import Progress
+from pipeline.live import LiveFigures
 with Progress(6, 3) as progress:
     progress.on_event(WorkerReady(0, {"device": "cpu"}, 1.2))
-    progress.on_event(UnitProgress("u", 0, Counters(num_captions=1200, num_tokens=30000, num_padded_tokens=60000)))
+    done = Counters(num_captions=1200, num_tokens=30000, num_padded_tokens=60000)
+    progress.on_event(UnitProgress("u", 0, LiveFigures(done)))
     progress.on_event(WorkerLost(0, "[red]not markup[/red]"))
     time.sleep(0.7)
 """
