@@ -6,9 +6,10 @@ import math
 
 from pipeline.caption_options import CaptionOptions
 from pipeline.windows import rows_of_chunk, typical_row_bytes, typical_tokens
-from schemas.errors import MissingObjectError
+from schemas.errors import ConfigError, MissingObjectError
 from schemas.identity import ENCODER_NAMES, CaptionIdentity, LatentIdentity
 from schemas.latent_manifest import read_manifests
+from schemas.limits import MAX_CHUNK_BYTES, MAX_CHUNK_ROWS, MAX_ROW_BYTES
 from schemas.manifest import Layout
 from schemas.planes import STORAGE_DTYPES
 from schemas.storage import Store
@@ -32,6 +33,7 @@ def choose_layout(
 
     Raises:
         DamagedDataError, ContractError: A manifest cannot be read.
+        ConfigError: Chunks, or single rows, would be larger than readers accept.
     """
     chunk_rows = options.chunk_rows
     if chunk_rows is None:
@@ -41,7 +43,22 @@ def choose_layout(
         sizes = [assumed_caption_bytes(options) if captions is None else typical_row_bytes(captions)]
         sizes += [] if latents is None else [latent_bytes(latents)]
         chunk_rows = rows_of_chunk(max(sizes))
+    for identity in (captions, latents):
+        _require_readable(chunk_rows, 1 if identity is None else identity.row_bytes)
     return Layout(container=options.container, chunk_rows=chunk_rows, part_bytes=options.part_bytes)
+
+
+def _require_readable(chunk_rows: int, row_bytes: int) -> None:
+    """Readers refuse what is larger: a whole chunk is in memory while it is decoded."""
+    most = min(MAX_CHUNK_ROWS, MAX_CHUNK_BYTES // row_bytes)
+    if not 1 <= chunk_rows <= most or row_bytes > MAX_ROW_BYTES:
+        raise ConfigError(
+            "option-out-of-range",
+            where="--chunk-rows",
+            expected=f"1 to {most} rows of {row_bytes:,} bytes, none of more than {MAX_ROW_BYTES:,}",
+            actual=str(chunk_rows),
+            remedy="choose fewer rows, fewer tokens or smaller images; or leave the option out",
+        )
 
 
 def assumed_tokens(options: CaptionOptions) -> dict[str, int]:

@@ -11,7 +11,8 @@ from schemas.errors import ContractError
 from schemas.group_schema import manifest_path, require_manifest
 from schemas.index import INDEX_PATH, load_index, read_ledger
 from schemas.latent_manifest import Manifests
-from schemas.ledger import LedgerRecord, load_record, record_path
+from schemas.ledger import LedgerRecord, load_record, record_path, valid_record
+from schemas.limits import MAX_INDEX_BYTES
 from schemas.storage import Store
 
 _T = TypeVar("_T")
@@ -45,7 +46,7 @@ class Committed:
             self._open_ledger()
 
     def _open_index(self) -> None:
-        table = load_index(self._store.get(INDEX_PATH), where=self._store.locate(INDEX_PATH))
+        table = load_index(self._store.get(INDEX_PATH, max_bytes=MAX_INDEX_BYTES), where=self._store.locate(INDEX_PATH))
         for batch in table.to_batches():
             names = zip(batch.column("group").to_pylist(), batch.column("shard").to_pylist(), strict=True)
             rows = batch.column("num_rows").to_pylist()
@@ -94,13 +95,17 @@ class Committed:
         """A ledger record's fields, for whoever goes through all of them: twenty times quicker than `record`.
 
         The index carries a digest of its own and a ledger's records were checked when they were read, so that the bytes
-        are known to be those that were written; the fields are not validated again, nor kept.
+        are known to be those that were written; the fields are not validated again, nor kept. Whoever uses them does so
+        under `valid_record`, as they may be of a hostile index.
 
         Raises:
-            ContractError: Not committed, or of another identity than the manifest.
+            ContractError: Not committed, of another identity than the manifest, or no record.
         """
-        body: dict[str, Any] = json.loads(self._data(group, shard))
-        self._require_identity(group, body["identity_sha256"], self._store.locate(record_path(group, shard)))
+        where = self._store.locate(record_path(group, shard))
+        with valid_record(where):
+            body: dict[str, Any] = json.loads(self._data(group, shard))
+            identity = body["identity_sha256"]
+        self._require_identity(group, identity, where)
         return body
 
     def _data(self, group: str, shard: str) -> bytes:

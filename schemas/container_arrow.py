@@ -14,8 +14,19 @@ import pyarrow as pa
 from pyarrow import ipc
 
 from schemas.errors import DamagedDataError
+from schemas.record_batch_sizes import require_small
 
-UNREADABLE = (pa.ArrowException, OSError, ValueError, LookupError, EOFError, OverflowError, StopIteration)
+UNREADABLE = (
+    pa.ArrowException,
+    OSError,
+    ValueError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    StopIteration,
+    RecursionError,
+    MemoryError,
+)
 """What pyarrow raises for bytes that are not Arrow's: EOFError for none, StopIteration for a stream without a batch."""
 
 ChunkData: TypeAlias = bytes | bytearray | memoryview | mmap.mmap | pa.Buffer
@@ -63,15 +74,25 @@ class ArrowPartBuilder:
         return data
 
 
-def read_arrow_chunk(data: ChunkData, schema: pa.Schema, *, where: str) -> pa.RecordBatch:
+def read_arrow_chunk(
+    data: ChunkData, schema: pa.Schema, *, max_rows: int, max_bytes: int, where: str
+) -> pa.RecordBatch:
     """Decodes one chunk, without a copy of `data` where that is not compressed.
 
+    Args:
+        data: The chunk.
+        schema: Of its part.
+        max_rows: Rows that may be in it.
+        max_bytes: What its buffers may take, decoded.
+        where: Names the chunk, for errors.
+
     Raises:
-        DamagedDataError: The bytes are not a record batch of this schema.
+        DamagedDataError: The bytes are not a record batch of this schema, or declare more than they may.
     """
     try:
-        buffer = pa.py_buffer(data)
-        batch = ipc.read_record_batch(ipc.read_message(buffer), schema)
+        message = ipc.read_message(pa.py_buffer(data))
+        require_small(message, max_bytes, max_rows)
+        batch = ipc.read_record_batch(message, schema)
         batch.validate(full=True)
     except UNREADABLE as error:
         raise undecodable(where, error) from error

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import io
 import json
-import tarfile
 
 import pyarrow as pa
 from pyarrow import ipc
 
 from schemas.container_arrow import UNREADABLE, ChunkData, undecodable, write_options
+from schemas.record_batch_sizes import require_small
+from schemas.tar_members import TarMember, read_members, write_member
 
 END_OF_ARCHIVE = b"\0" * 1024
 """How a part ends: two zero blocks."""
 
 _ONE_THREAD = ipc.IpcReadOptions(use_threads=False)
 """For a single row: handing its few buffers to Arrow's threads takes longer than decompressing them."""
-
-_UNREADABLE = (*UNREADABLE, tarfile.TarError, RecursionError)
 
 
 class WebDatasetPartBuilder:
@@ -41,8 +40,8 @@ class WebDatasetPartBuilder:
         for index in range(batch.num_rows):
             row = batch.slice(index, 1)
             for_machines, for_people = member_names(row.column("key")[0].as_py(), self._group)
-            members += _member(for_machines, self._one_row_stream(row))
-            members += _member(for_people, readable_part(row))
+            members += write_member(for_machines, self._one_row_stream(row))
+            members += write_member(for_people, readable_part(row))
         return b"", b"".join(members)
 
     def finish(self) -> bytes:
@@ -56,19 +55,35 @@ class WebDatasetPartBuilder:
         return sink.getvalue()
 
 
-def read_webdataset_chunk(data: ChunkData, schema: pa.Schema, *, where: str) -> pa.RecordBatch:
+def read_webdataset_chunk(
+    data: ChunkData, schema: pa.Schema, *, max_rows: int, max_bytes: int, where: str
+) -> pa.RecordBatch:
     """Decodes one chunk. The tar is not copied; its rows are, once, into one batch.
 
+    Args:
+        data: The chunk.
+        schema: Of its part.
+        max_rows: Rows that may be in it.
+        max_bytes: What its rows may take, decoded.
+        where: Names the chunk, for errors.
+
     Raises:
-        DamagedDataError: The bytes are not the members of rows of this schema.
+        DamagedDataError: The bytes are not the members of rows of this schema, or declare more than they may.
     """
     suffix = f".{schema.metadata[b'encode_once.group'].decode()}.arrow"
     buffer = pa.py_buffer(data)
+    schema_bytes = ipc.read_message(schema.serialize()).metadata
     try:
-        with tarfile.open(fileobj=pa.BufferReader(buffer), mode="r:", errorlevel=2) as archive:
-            rows = [_read_row(buffer, member, schema) for member in archive if member.name.endswith(suffix)]
+        rows = []
+        for number, member in enumerate(read_members(memoryview(buffer))):
+            if number >= 2 * max_rows:
+                raise ValueError(f"more than {2 * max_rows} members")
+            if member.name.endswith(suffix):
+                row = _read_row(buffer, member, schema, schema_bytes, max_bytes)
+                max_bytes -= row.nbytes
+                rows.append(row)
         return pa.Table.from_batches(rows, schema).combine_chunks().to_batches()[0]
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise undecodable(where, error) from error
 
 
@@ -83,37 +98,28 @@ def read_webdataset_head(data: bytes, *, where: str) -> pa.Schema:
         DamagedDataError: There is no such row there.
     """
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
-            member = archive.next()
+        member = next(read_members(memoryview(data), may_be_cut=True), None)
         if member is None or not member.name.endswith(".arrow"):
             raise ValueError(f"the first member is {member.name if member else 'absent'!r}, not a row")
-        return ipc.read_schema(pa.py_buffer(data[member.offset_data : member.offset_data + member.size]))
-    except _UNREADABLE as error:
+        return ipc.read_schema(pa.py_buffer(data[member.data_start : member.data_start + member.size]))
+    except UNREADABLE as error:
         raise undecodable(where, error) from error
 
 
-def _read_row(data: pa.Buffer, member: tarfile.TarInfo, schema: pa.Schema) -> pa.RecordBatch:
-    if not member.isreg():
-        raise ValueError(f"{member.name} is not a file")
-    content = data[member.offset_data : member.offset_data + member.size]
-    if content.size != member.size:
-        raise EOFError(f"{member.name} is cut off")
+def _read_row(
+    data: pa.Buffer, member: TarMember, schema: pa.Schema, schema_bytes: pa.Buffer, max_bytes: int
+) -> pa.RecordBatch:
+    content = data[member.data_start : member.data_start + member.size]
+    messages = ipc.MessageReader.open_stream(content)
+    if not messages.read_next_message().metadata.equals(schema_bytes) and not ipc.read_schema(content).equals(schema):
+        raise ValueError(f"{member.name} has another schema")
+    require_small(messages.read_next_message(), max_bytes, max_rows=1)
     with ipc.open_stream(content, options=_ONE_THREAD) as reader:
-        if not reader.schema.equals(schema):
-            raise ValueError(f"{member.name} has another schema")
         row = reader.read_next_batch()
     row.validate(full=True)
     if row.num_rows != 1:
         raise ValueError(f"{member.name} has {row.num_rows} rows")
     return row.replace_schema_metadata(schema.metadata)
-
-
-def _member(name: str, data: bytes) -> list[bytes]:
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    # PAX for long and non-ASCII names; every other field is constant, so that the same rows make the same bytes.
-    header = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
-    return [header, data, b"\0" * (-len(data) % tarfile.BLOCKSIZE)]
 
 
 def member_names(key: str, group: str) -> tuple[str, str]:

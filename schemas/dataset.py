@@ -139,7 +139,14 @@ class Dataset:
         where = f"{self.store.locate(part_path(shard, part.name))} at byte {chunk.offset}"
         if not checked:
             check_chunk(data, chunk, where=where)
-        batch = read_chunk(data, self.layout.container, self._schema(group, shard), where=where)
+        batch = read_chunk(
+            data,
+            self.layout.container,
+            self._schema(group, shard),
+            max_rows=min(chunk.num_rows, self.layout.chunk_rows),
+            max_row_bytes=require_manifest(self.manifests, group, where=where).row_bytes,
+            where=where,
+        )
         if batch.num_rows != chunk.num_rows:
             raise ContractError(
                 "chunk-rows",

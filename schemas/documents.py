@@ -10,10 +10,8 @@ import hashlib
 import json
 from typing import Any
 
-from schemas.errors import DamagedDataError
-
-MAX_DOCUMENT_BYTES = 256 * 1024**2
-"""No honest document comes near it; a hostile one must not fill the memory."""
+from schemas.errors import ContractError, DamagedDataError
+from schemas.limits import MAX_DOCUMENT_BYTES
 
 
 def canonical(body: object) -> bytes:
@@ -27,9 +25,22 @@ def digest(body: object) -> str:
 
 
 def seal(body: dict[str, Any], *, for_people: bool = False) -> bytes:
-    """The bytes to store: `body` with its digest in `sha256`; indented if people are to read it."""
+    """The bytes to store: `body` with its digest in `sha256`; indented if people are to read it.
+
+    Raises:
+        ContractError: It is larger than a reader accepts.
+    """
     assert "sha256" not in body
-    return _spell({**body, "sha256": digest(body)}, for_people)
+    data = _spell({**body, "sha256": digest(body)}, for_people)
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise ContractError(
+            "document-too-large",
+            where=f"the document of {', '.join(map(repr, sorted(body)[:8]))}",
+            expected=f"at most {MAX_DOCUMENT_BYTES} bytes",
+            actual=f"{len(data)} bytes",
+            remedy="split the tar into smaller ones, or encode it with larger chunks (--chunk-rows)",
+        )
+    return data
 
 
 def unseal(data: bytes, *, where: str) -> dict[str, Any]:

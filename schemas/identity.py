@@ -7,11 +7,14 @@ encodings cannot be told from a good one by looking at it.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from schemas.errors import IdentityMismatchError
+from schemas.limits import MAX_BUCKETS
+from schemas.planes import STORAGE_DTYPES
 
 EncoderName = Literal["clip_l", "clip_g", "t5"]
 ENCODER_NAMES: tuple[EncoderName, ...] = ("clip_l", "clip_g", "t5")
@@ -49,6 +52,12 @@ class EncoderIdentity(BaseModel):
     compute_dtype: ComputeDtype
     storage_dtype: StorageDtype
 
+    @property
+    def row_bytes(self) -> int:
+        """Raw bytes of the tensors of a row of `max_tokens` tokens."""
+        vectors = 0 if self.pooled_size is None else self.pooled_size + self.hidden_size
+        return (self.max_tokens * self.hidden_size + vectors) * STORAGE_DTYPES[self.storage_dtype].itemsize
+
 
 class CaptionIdentity(BaseModel):
     """The three encoders of a dataset's caption groups."""
@@ -64,6 +73,11 @@ class CaptionIdentity(BaseModel):
         found = getattr(self, name)
         assert isinstance(found, EncoderIdentity)
         return found
+
+    @property
+    def row_bytes(self) -> int:
+        """Raw bytes of the tensors of the largest row there can be."""
+        return sum(self.encoder(name).row_bytes for name in ENCODER_NAMES)
 
 
 class LatentIdentity(BaseModel):
@@ -83,7 +97,9 @@ class LatentIdentity(BaseModel):
     posterior: Literal["mode"] | None = Field(description="what of the posterior is stored; None for pixels")
     resolution: int = Field(gt=0, description="px; every bucket has about resolution x resolution px")
     crop: Literal["center", "buckets"] = Field(description="one square, or the bucket nearest in aspect ratio")
-    buckets: tuple[tuple[int, int], ...] = Field(min_length=1, description="(height, width) px that occur")
+    buckets: tuple[tuple[int, int], ...] = Field(
+        min_length=1, max_length=MAX_BUCKETS, description="(height, width) px that occur"
+    )
     resample: str = Field(description="filter the image is resized with, e.g. 'lanczos'")
     compute_dtype: LatentComputeDtype
     storage_dtype: LatentStorageDtype
@@ -112,6 +128,12 @@ class LatentIdentity(BaseModel):
             width: Of the bucket, px.
         """
         return self.num_channels, height // self.downscale_factor, width // self.downscale_factor
+
+    @property
+    def row_bytes(self) -> int:
+        """Raw bytes of the largest image's tensor."""
+        itemsize = STORAGE_DTYPES[self.storage_dtype].itemsize
+        return max(math.prod(self.latent_shape(*bucket)) for bucket in self.buckets) * itemsize
 
 
 def differences(expected: BaseModel, actual: BaseModel) -> list[str]:

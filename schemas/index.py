@@ -18,6 +18,8 @@ from schemas.container_arrow import UNREADABLE, write_options
 from schemas.documents import unseal
 from schemas.errors import DamagedDataError
 from schemas.ledger import LEDGER_FOLDER, LedgerRecord, list_committed, load_record, record_path
+from schemas.limits import MAX_INDEX_RATIO
+from schemas.record_batch_sizes import require_small
 from schemas.storage import Store
 
 INDEX_PATH = "index.arrow"
@@ -88,17 +90,42 @@ def load_index(data: bytes, *, where: str) -> pa.Table:
     Raises:
         DamagedDataError: The bytes are not what was written.
     """
+    content = pa.py_buffer(data)
     try:
-        schema = ipc.read_schema(pa.py_buffer(data[8:])) if data.startswith(b"ARROW1") else None
+        schema = ipc.read_schema(content[8:]) if data.startswith(b"ARROW1") else None
         digest = (schema.metadata or {}).get(_DIGEST_KEY, b"") if schema is not None else b""
     except UNREADABLE as error:
         raise _damaged(where, str(error)[:300]) from error
     if len(digest) != 64 or hashlib.sha256(data.replace(digest, _NO_DIGEST)).hexdigest().encode() != digest:
         raise _damaged(where, "its sha256 does not match")
+    assert schema is not None
     try:
-        return ipc.open_file(pa.py_buffer(data)).read_all()
+        return _read_table(content[8:], schema)
     except UNREADABLE as error:
         raise _damaged(where, str(error)[:300]) from error
+
+
+def _read_table(stream: pa.Buffer, schema: pa.Schema) -> pa.Table:
+    """An index's table, batch by batch: whoever wrote a digest may have written it beside a bomb.
+
+    Raises:
+        ValueError, pa.ArrowException: It has other columns, nulls, or declares too much.
+    """
+    if not schema.equals(index_schema(None)):
+        raise ValueError(f"columns {schema.names} of types {[str(field.type)[:40] for field in schema]}")
+    budget = MAX_INDEX_RATIO * stream.size
+    batches = []
+    messages = ipc.MessageReader.open_stream(stream)
+    messages.read_next_message()
+    for message in messages:
+        require_small(message, budget, max_rows=stream.size)
+        batch = ipc.read_record_batch(message, schema)
+        batch.validate(full=True)
+        if any(column.null_count for column in batch.columns):
+            raise ValueError("nulls in columns that have none")
+        budget -= batch.nbytes
+        batches.append(batch)
+    return pa.Table.from_batches(batches, schema)
 
 
 def read_ledger(store: Store) -> dict[tuple[str, str], bytes]:

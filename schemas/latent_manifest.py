@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from schemas.documents import digest, seal
 from schemas.errors import ContractError, MissingObjectError
@@ -25,6 +25,7 @@ from schemas.manifest import (
     load_as,
     read_manifest,
     require_layout,
+    require_readable,
 )
 from schemas.storage import Store
 
@@ -42,6 +43,16 @@ class LatentManifest(BaseModel):
     layout: Layout
     latents: LatentIdentity
     created: Provenance
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> LatentManifest:
+        require_readable(self.layout, self.row_bytes)
+        return self
+
+    @property
+    def row_bytes(self) -> int:
+        """Raw bytes of the largest image's tensor."""
+        return self.latents.row_bytes
 
     @property
     def identity_sha256(self) -> str:

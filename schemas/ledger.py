@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from schemas.documents import seal, unseal
-from schemas.errors import ContractError
+from schemas.errors import ContractError, EncodeOnceError
+from schemas.limits import MAX_CHUNK_BYTES, MAX_CHUNK_ROWS, MAX_SHARD_ROWS
+from schemas.object_paths import leads_outside
 from schemas.rejects import Reject
 from schemas.storage import Store
 
@@ -51,8 +54,8 @@ class Chunk(_Model):
     """One run of rows, fetched with one ranged read."""
 
     offset: int = Field(ge=0, description="first byte in the part")
-    num_bytes: int = Field(gt=0)
-    num_rows: int = Field(gt=0)
+    num_bytes: int = Field(gt=0, le=MAX_CHUNK_BYTES)
+    num_rows: int = Field(gt=0, le=MAX_CHUNK_ROWS)
     xxh3_64: str = Field(pattern="^[0-9a-f]{16}$", description="checksum of the chunk's bytes")
 
 
@@ -63,6 +66,13 @@ class Part(_Model):
     num_bytes: int = Field(gt=0)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     chunks: tuple[Chunk, ...]
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_file_name(cls, name: str) -> str:
+        if "/" in name or leads_outside(name):
+            raise ValueError(f"{name!r} is no file name")
+        return name
 
     @property
     def num_rows(self) -> int:
@@ -121,7 +131,7 @@ class LedgerRecord(_Model):
     identity_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     keys_sha256: str = Field(pattern="^[0-9a-f]{64}$", description="proves that groups are row-aligned")
     num_inputs: int = Field(ge=0, description="inputs found in the tar for this group")
-    num_rows: int = Field(ge=0, description="rows in the parts, null rows included")
+    num_rows: int = Field(ge=0, le=MAX_SHARD_ROWS, description="rows in the parts, null rows included")
     num_encoded: int = Field(ge=0, description="rows that are not null")
     num_rejects: int = Field(ge=0, description="lines of the rejects file")
     source: Source
@@ -129,6 +139,13 @@ class LedgerRecord(_Model):
     rejects: RejectsObject | None
     stats: Mapping[str, EncoderStats | LatentStats] = Field(description="per encoder; `latents` alone for that group")
     writer: Writer
+
+    @field_validator("group", "shard")
+    @classmethod
+    def _is_inside(cls, name: str) -> str:
+        if leads_outside(name):
+            raise ValueError(f"{name!r} leads out of the dataset")
+        return name
 
     @model_validator(mode="after")
     def _counts_add_up(self) -> LedgerRecord:
@@ -167,9 +184,22 @@ def load_record(data: bytes, *, where: str) -> LedgerRecord:
 
 
 def _validated(body: dict[str, Any], where: str) -> LedgerRecord:
-    try:
+    with valid_record(where):
         return LedgerRecord.model_validate(body)
-    except ValidationError as error:
+
+
+@contextmanager
+def valid_record(where: str) -> Iterator[None]:
+    """While a record's fields are used that may be any: what goes wrong is the record's fault.
+
+    Raises:
+        ContractError: Code `ledger-record-invalid`.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError, AttributeError) as error:
+        if isinstance(error, EncodeOnceError):
+            raise
         raise ContractError(
             "ledger-record-invalid",
             where=where,

@@ -6,7 +6,9 @@ might no longer be what is used.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -56,12 +58,18 @@ def read_local(target: Path, offset: int, num_bytes: int) -> pa.Buffer:
     clearing them costs as much as the reading.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: It cannot be read, or is no regular file.
     """
-    buffer = pa.allocate_buffer(num_bytes)
-    view = memoryview(buffer)
-    descriptor = os.open(target, os.O_RDONLY)
+    # A pipe would be waited for, and a device has no end.
+    descriptor = os.open(target, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(target))
+        # What is asked for may be what a stranger has declared.
+        num_bytes = max(0, min(num_bytes, status.st_size - offset))
+        buffer = pa.allocate_buffer(num_bytes)
+        view = memoryview(buffer)
         filled = 0
         # One call reads all there is, but for network file systems, and for 2 GiB and more.
         while filled < num_bytes and (count := os.preadv(descriptor, [view[filled:]], offset + filled)):

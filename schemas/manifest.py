@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from schemas.documents import digest, seal, unseal
 from schemas.errors import ContractError
 from schemas.identity import CaptionIdentity, require_same
+from schemas.limits import MAX_CHUNK_BYTES, MAX_CHUNK_ROWS, MAX_ROW_BYTES
 from schemas.storage import Store
 
 FORMAT: Final = "encode-once"
@@ -30,8 +31,24 @@ class Layout(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     container: Container
-    chunk_rows: int = Field(gt=0, description="rows of every chunk but a shard's last")
+    chunk_rows: int = Field(gt=0, le=MAX_CHUNK_ROWS, description="rows of every chunk but a shard's last")
     part_bytes: int = Field(gt=0, description="a part file is closed before it would grow beyond this")
+
+
+def require_readable(layout: Layout, row_bytes: int) -> None:
+    """Refuses a layout whose chunks no reader would take into memory.
+
+    Args:
+        layout: Of a dataset.
+        row_bytes: Raw bytes of the tensors of its largest row.
+
+    Raises:
+        ValueError: A row or a chunk is larger than `schemas.limits` allows.
+    """
+    if row_bytes > MAX_ROW_BYTES:
+        raise ValueError(f"rows of {row_bytes} bytes, more than {MAX_ROW_BYTES}")
+    if layout.chunk_rows * row_bytes > MAX_CHUNK_BYTES:
+        raise ValueError(f"chunks of {layout.chunk_rows} rows of {row_bytes} bytes, more than {MAX_CHUNK_BYTES}")
 
 
 class Provenance(BaseModel):
@@ -54,6 +71,16 @@ class Manifest(BaseModel):
     layout: Layout
     captions: CaptionIdentity
     created: Provenance
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> Manifest:
+        require_readable(self.layout, self.row_bytes)
+        return self
+
+    @property
+    def row_bytes(self) -> int:
+        """Raw bytes of the tensors of the largest row there can be."""
+        return self.captions.row_bytes
 
     @property
     def identity_sha256(self) -> str:

@@ -18,6 +18,7 @@ from schemas.container_arrow import ArrowPartBuilder, ChunkData, read_arrow_chun
 from schemas.container_webdataset import WebDatasetPartBuilder, read_webdataset_chunk
 from schemas.errors import DamagedDataError
 from schemas.ledger import Chunk, Part
+from schemas.limits import MAX_CAPTION_BYTES, MAX_KEY_BYTES, MAX_ROW_OVERHEAD_BYTES
 from schemas.manifest import CONTAINER_SUFFIX, Container, Layout
 
 
@@ -80,15 +81,25 @@ def build_parts(
         yield part.finish(group, index)
 
 
-def read_chunk(data: ChunkData, container: Container, schema: pa.Schema, *, where: str) -> pa.RecordBatch:
+def read_chunk(
+    data: ChunkData, container: Container, schema: pa.Schema, *, max_rows: int, max_row_bytes: int, where: str
+) -> pa.RecordBatch:
     """Decodes one chunk of either container.
 
+    Args:
+        data: The chunk's bytes.
+        container: How they are laid out.
+        schema: Of the part.
+        max_rows: Rows that may be in it.
+        max_row_bytes: Bytes of the tensors of a row, by the manifest; what they say in a hostile chunk is not believed.
+        where: Names the chunk, for errors.
+
     Raises:
-        DamagedDataError: The bytes are not a chunk of this schema.
+        DamagedDataError: The bytes are not a chunk of this schema, or declare more than an honest one can hold.
     """
-    if container == "arrow":
-        return read_arrow_chunk(data, schema, where=where)
-    return read_webdataset_chunk(data, schema, where=where)
+    read = read_arrow_chunk if container == "arrow" else read_webdataset_chunk
+    max_bytes = max_rows * (max_row_bytes + MAX_KEY_BYTES + MAX_CAPTION_BYTES + MAX_ROW_OVERHEAD_BYTES)
+    return read(data, schema, max_rows=max_rows, max_bytes=max_bytes, where=where)
 
 
 def check_chunk(data: ChunkData, chunk: Chunk, *, where: str) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.errors import DamagedDataError
+from schemas.limits import MAX_REJECTS
 
 
 class Reject(BaseModel):
@@ -36,8 +37,11 @@ def load_rejects(data: bytes, *, where: str) -> list[Reject]:
         DamagedDataError: A line is not a reject.
     """
     try:
+        num_lines = data.count(b"\n")
+        if num_lines > MAX_REJECTS:
+            raise ValueError(f"{num_lines} lines, more than {MAX_REJECTS}")
         return [Reject.model_validate_json(line) for line in data.decode().split("\n") if line]
-    except (UnicodeDecodeError, ValidationError) as error:
+    except ValueError as error:  # bytes that are no text, and what pydantic raises, are of this kind
         raise DamagedDataError(
             "rejects-unreadable",
             where=where,

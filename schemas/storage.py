@@ -10,7 +10,6 @@ fsynced.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,12 @@ import pyarrow as pa
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, from_url
 
-from schemas.errors import ConfigError, DamagedDataError, MissingObjectError, StorageError
+from schemas.errors import ConfigError, EncodeOnceError, MissingObjectError, StorageError
+from schemas.limits import MAX_DOCUMENT_BYTES
 from schemas.local_files import create_local, read_local, replace_local
+from schemas.object_paths import require_inside
+from schemas.storage_errors import first_line, missing, too_large, too_short
+from schemas.storage_urls import allow_http, local_root
 
 # A store that is down for a minute must not end a job of days; obstore's own default gives up after about 3 s.
 _RETRY: Any = {
@@ -33,8 +36,6 @@ _RETRY: Any = {
     "backoff": {"base": 2, "init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=15)},
 }
 _CLIENT: Any = {"timeout": timedelta(minutes=5), "connect_timeout": timedelta(seconds=15)}
-# Options given to obstore replace the ones it would read from the environment, so this one is read here.
-_ALLOW_HTTP = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP")
 
 TEMPORARY_SUFFIX = re.compile(r"\.tmp-[0-9a-f]{32}$")
 """Names of files a killed writer can leave in a local folder; never a committed object."""
@@ -64,11 +65,11 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
-        self.local_root = _local_root(url)
-        # Absolute, as a worker process may have another current folder.
-        self.url = (url if self.local_root is None else str(self.local_root)).rstrip("/") or "/"
         self._backend: Any
         try:
+            self.local_root = local_root(url)
+            # Absolute, as a worker process may have another current folder.
+            self.url = (url if self.local_root is None else str(self.local_root)).rstrip("/") or "/"
             if self.local_root is not None:
                 # The folder is made by the first write: opening a dataset that is not there must not create it.
                 self._backend = LocalStore(self.local_root) if self.local_root.is_dir() else None
@@ -79,7 +80,7 @@ class Store:
                 "storage-url-invalid",
                 where=url,
                 expected="a local folder or an s3://, gs://, az:// or abfs:// URL with bucket and prefix",
-                actual=_first_line(error),
+                actual=first_line(error),
                 remedy="check the URL, and that region and credentials are in the environment or the usual profile",
             ) from error
 
@@ -101,15 +102,25 @@ class Store:
             self._backend = LocalStore(self.local_root, mkdir=True)
         return self._backend
 
-    def get(self, path: str) -> bytes:
+    def get(self, path: str, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
         """The whole object.
 
         Raises:
+            DamagedDataError: It has more than `max_bytes` bytes; nothing of it is read then.
             MissingObjectError: It does not exist.
             StorageError: The store failed after all retries.
         """
         with self._named(path):
-            return bytes(obstore.get(self._existing(path), path).bytes())
+            if self.local_root is None:
+                found = obstore.get(self._existing(path), path)
+                self._require_at_most(path, found.meta["size"], max_bytes)
+                return bytes(found.bytes())
+            self._require_at_most(path, self._file(path).stat().st_size, max_bytes)
+            data = read_local(self._file(path), 0, max_bytes + 1)
+            # It may have been replaced meanwhile.
+            self._require_at_most(path, data.size, max_bytes)
+            content: bytes = data.to_pybytes()
+            return content
 
     def get_range(self, path: str, offset: int, num_bytes: int) -> bytes:
         """Exactly `num_bytes` bytes from `offset`, in one request.
@@ -129,11 +140,11 @@ class Store:
             backend = self._existing(path)
             if self.local_root is not None:
                 # Half the processor time that obstore takes, or less.
-                data = read_local(self.local_root / path, offset, num_bytes)
+                data = read_local(self._file(path), offset, num_bytes)
             else:
                 data = pa.py_buffer(obstore.get_range(backend, path, start=offset, length=num_bytes))
         if data.size != num_bytes:
-            raise _short(self.locate(path), offset, num_bytes, data.size)
+            raise too_short(self.locate(path), offset, num_bytes, data.size)
         return data
 
     def get_ranges(self, path: str, offsets: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
@@ -150,7 +161,7 @@ class Store:
             found = obstore.get_ranges(self._existing(path), path, starts=starts, lengths=sizes) if wanted else []
         for data, (offset, length) in zip(found, wanted, strict=True):
             if len(data) != length:
-                raise _short(self.locate(path), offset, length, len(data))
+                raise too_short(self.locate(path), offset, length, len(data))
         full = iter(found)
         return [bytes(next(full)) if length else b"" for length in lengths]
 
@@ -168,7 +179,7 @@ class Store:
         """Every object below `prefix` (a folder, not a name's beginning), in no particular order."""
         if self._backend is None and not self._appeared():
             return
-        with self._named(prefix or "."):
+        with self._named(prefix):
             for batch in obstore.list(self.backend, prefix or None, chunk_size=1000):
                 yield from map(_info, batch)
 
@@ -179,7 +190,7 @@ class Store:
             False, with nothing changed, if the object already exists.
         """
         if self.local_root is not None:
-            return create_local(self.local_root / path, [data])
+            return create_local(self._file(path), [data])
         try:
             with self._named(path):
                 obstore.put(self.backend, path, data, mode="create", use_multipart=False)
@@ -197,7 +208,7 @@ class Store:
             False if it was there already.
         """
         if self.local_root is not None:
-            return create_local(self.local_root / path, chunks)
+            return create_local(self._file(path), chunks)
         found = self.head(path)
         if found is not None and found.num_bytes == num_bytes:
             return False
@@ -208,7 +219,7 @@ class Store:
     def replace(self, path: str, data: bytes) -> None:
         """Writes an object atomically, whether or not it exists. Only for what can be made again (index, heartbeat)."""
         if self.local_root is not None:
-            replace_local(self.local_root / path, data)
+            replace_local(self._file(path), data)
             return
         with self._named(path):
             obstore.put(self.backend, path, data, use_multipart=False)
@@ -221,71 +232,50 @@ class Store:
             with contextlib.suppress(MissingObjectError), self._named(path):
                 obstore.delete(self.backend, path)
 
+    def _require_at_most(self, path: str, num_bytes: int, max_bytes: int) -> None:
+        if num_bytes > max_bytes:
+            raise too_large(self.locate(path), max_bytes, num_bytes)
+
+    def _file(self, path: str) -> Path:
+        """Where an object of a local folder is."""
+        assert self.local_root is not None
+        require_inside(path, where=self.url)
+        return self.local_root / path
+
     def _appeared(self) -> bool:
         return self.local_root is not None and self.local_root.is_dir()
 
     def _existing(self, path: str) -> Any:
         if self._backend is None and not self._appeared():
-            raise _missing(self.locate(path))
+            raise missing(self.locate(path))
         return self.backend
 
     @contextlib.contextmanager
     def _named(self, path: str) -> Iterator[None]:
         """Gives a backend's error the object's name and a remedy; a conflict passes through."""
+        if path:
+            require_inside(path, where=self.url)
         try:
             yield
         except AlreadyExistsError:
             raise
-        except FileNotFoundError as error:
-            raise _missing(self.locate(path)) from error
-        except (BaseError, OSError, ValueError) as error:
-            if isinstance(error, (StorageError, DamagedDataError)):
-                raise
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise missing(self.locate(path)) from error
+        except EncodeOnceError:
+            raise
+        except (BaseError, OSError, ValueError, OverflowError, MemoryError) as error:
             raise StorageError(
                 "storage-failed",
                 where=self.locate(path),
                 expected="the store to answer within the retries (about five minutes)",
-                actual=f"{type(error).__name__}: {_first_line(error)}",
+                actual=f"{type(error).__name__}: {first_line(error)}",
                 remedy="check the store's health, the credentials and free space; then run the same command again",
             ) from error
 
 
 def _client_options() -> Any:
-    allowed = any(os.environ.get(name, "").lower() in ("1", "true") for name in _ALLOW_HTTP)
-    return {**_CLIENT, "allow_http": allowed}
-
-
-def _local_root(url: str) -> Path | None:
-    if url.startswith("file://"):
-        return Path(url.removeprefix("file://")).absolute()
-    if re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]*://", url):
-        return None
-    return Path(url).expanduser().absolute()
+    return {**_CLIENT, "allow_http": allow_http()}
 
 
 def _info(meta: Any) -> ObjectInfo:
     return ObjectInfo(meta["path"], meta["size"], meta.get("e_tag"), meta["last_modified"])
-
-
-def _missing(name: str) -> MissingObjectError:
-    return MissingObjectError(
-        "object-missing",
-        where=name,
-        expected="the object to exist",
-        actual="not found",
-        remedy="check the URL; if the dataset once had it, restore it, or delete its ledger record and encode again",
-    )
-
-
-def _short(name: str, offset: int, expected: int, actual: int) -> DamagedDataError:
-    return DamagedDataError(
-        "object-too-short",
-        where=f"{name} at byte {offset}",
-        expected=f"{expected} bytes",
-        actual=f"{actual} bytes",
-        remedy="the object was cut short: restore it, or delete it and its ledger record and encode the shard again",
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).split("\n\n", 1)[0].replace("\n", " ")[:500]

@@ -11,6 +11,7 @@ from schemas.dataset import Dataset
 from schemas.inspection.dataset_view import raw_bytes, show_samples
 from schemas.inspection.text import bytes_text, caption_text, pairs, ratio_text, table
 from schemas.ledger import EncoderStats, LatentStats, LedgerRecord, record_path, rejects_path
+from schemas.limits import MAX_REJECTS_BYTES
 from schemas.rejects import Reject, load_rejects
 
 _SHOWN_CHUNKS = 16
@@ -40,7 +41,7 @@ def read_rejects(dataset: Dataset, record: LedgerRecord) -> list[Reject]:
     if record.rejects is None:
         return []
     path = rejects_path(record.group, record.shard)
-    return load_rejects(dataset.store.get(path), where=dataset.store.locate(path))
+    return load_rejects(dataset.store.get(path, max_bytes=MAX_REJECTS_BYTES), where=dataset.store.locate(path))
 
 
 def _facts(record: LedgerRecord) -> list[tuple[str, str | Text]]:

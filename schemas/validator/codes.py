@@ -92,6 +92,12 @@ class Code(Enum):
     OBJECT_TOO_SHORT = ("object-too-short", _E,
         "an object ended before a range that should be in it",
         _RESTORE)
+    OBJECT_TOO_LARGE = ("object-too-large", _E,
+        "an object is larger than any honest one of its kind can be: it was not read",
+        _RESTORE)
+    PATH_UNSAFE = ("path-unsafe", _E,
+        "a name leads out of the dataset",
+        "do not use the dataset: somebody made it to reach other files; find out who can write to it")
     # Rows
     CHUNK_UNDECODABLE = ("chunk-undecodable", _E,
         "a chunk is not a record batch or tar run of the schema",

@@ -11,6 +11,7 @@ from schemas.documents import unseal
 from schemas.index import IDENTITY_KEY, INDEX_PATH, LATENTS_IDENTITY_KEY, index_schema, load_index
 from schemas.latent_manifest import LATENTS_GROUP, Manifests
 from schemas.ledger import record_path
+from schemas.limits import MAX_INDEX_BYTES
 from schemas.storage import Store
 from schemas.validator.codes import Code, Severity
 from schemas.validator.findings import Findings
@@ -37,7 +38,7 @@ def check_index(
         findings.add(Code.INDEX_MISSING, INDEX_PATH, expected="an index", actual="not found", severity=severity)
         return
     with findings.guard(INDEX_PATH):
-        table = load_index(store.get(INDEX_PATH), where=INDEX_PATH)
+        table = load_index(store.get(INDEX_PATH, max_bytes=MAX_INDEX_BYTES), where=INDEX_PATH)
         expected = index_schema(None)
         if not table.schema.equals(expected):
             findings.add(Code.INDEX_DAMAGED, INDEX_PATH, expected=f"columns {expected.names}", actual=str(table.schema))

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from schemas.ledger import LedgerRecord, record_path, rejects_path
+from schemas.limits import MAX_REJECTS_BYTES
 from schemas.rejects import Reject, load_rejects
 from schemas.storage import Store
 from schemas.validator.codes import Code
@@ -39,7 +40,7 @@ def check_rejects(
         return None
     if level == "structure":
         return None
-    data = store.get(path)
+    data = store.get(path, max_bytes=MAX_REJECTS_BYTES)
     actual = hashlib.sha256(data).hexdigest()
     if actual != entry.sha256:
         findings.add(Code.REJECTS_CHECKSUM, path, expected=f"sha256 {entry.sha256}", actual=f"sha256 {actual}")

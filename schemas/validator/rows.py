@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
+import itertools
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -14,6 +13,7 @@ from schemas.latent_manifest import LatentManifest
 from schemas.ledger import Chunk, LedgerRecord, Part, part_path
 from schemas.manifest import Manifest
 from schemas.parts import read_chunk
+from schemas.tar_members import TarMember, read_members
 from schemas.validator.batch_rows import BatchRows, Stats, indices
 from schemas.validator.caption_rows import CaptionRows
 from schemas.validator.codes import Code
@@ -79,7 +79,15 @@ class RowChecker:
             return
         done = False
         with self._findings.guard(self._path, offset=chunk.offset):
-            batch = read_chunk(data, self._manifest.layout.container, self._schema, where=self._path)
+            batch = read_chunk(
+                data,
+                self._manifest.layout.container,
+                self._schema,
+                # Not the chunk's own, so that a chunk of other rows than its record says is named as that.
+                max_rows=self._manifest.layout.chunk_rows,
+                max_row_bytes=self._manifest.row_bytes,
+                where=self._path,
+            )
             if batch.num_rows == chunk.num_rows:
                 self._check_batch(batch, first_row)
                 if self._manifest.layout.container == "webdataset":
@@ -107,8 +115,7 @@ class RowChecker:
 
     def _check_members(self, data: bytes, batch: pa.RecordBatch, chunk: Chunk) -> None:
         """What another reader of the tar sees, names and .json members, is what the rows say."""
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
-            members = archive.getmembers()
+        members = list(itertools.islice(read_members(memoryview(data)), 2 * batch.num_rows + 1))
         keys = batch.column("key").to_pylist()
         wanted = [name for key in keys for name in member_names(str(key), self._record.group)]
         for index in range(max(len(members), len(wanted))):
@@ -116,21 +123,21 @@ class RowChecker:
             name = wanted[index] if index < len(wanted) else None
             problem = _member_problem(member, name, index, data, batch)
             if problem is not None:
-                offset = chunk.offset + (member.offset if member is not None else chunk.num_bytes)
+                offset = chunk.offset + (member.start if member is not None else chunk.num_bytes)
                 expected, actual = problem
                 self._findings.add(Code.MEMBER_MISMATCH, self._path, expected=expected, actual=actual, offset=offset)
                 return
 
 
 def _member_problem(
-    member: tarfile.TarInfo | None, name: str | None, index: int, data: bytes, batch: pa.RecordBatch
+    member: TarMember | None, name: str | None, index: int, data: bytes, batch: pa.RecordBatch
 ) -> tuple[str, str] | None:
     actual = "no member" if member is None else f"member {member.name!r}"
     if member is None or name is None or member.name != name:
         return "no member" if name is None else f"member {name!r}", actual
     if index % 2 == 0:
         return None  # the row itself, decoded already
-    content = data[member.offset_data : member.offset_data + member.size]
+    content = data[member.data_start : member.data_start + member.size]
     if content == readable_part(batch.slice(index // 2, 1)):
         return None
     return f"{actual} to say what its row says", content[:200].decode(errors="backslashreplace")

@@ -12,7 +12,7 @@ import pytest
 from schemas.arrow_schema import caption_batch, caption_schema
 from schemas.errors import DamagedDataError
 from schemas.identity import ENCODER_NAMES
-from schemas.manifest import CONTAINER_SUFFIX, Manifest
+from schemas.manifest import CONTAINER_SUFFIX, Container, Manifest
 from schemas.parts import BuiltPart, build_parts, check_chunk, read_chunk
 from tests.datasets import Sample, encoder_rows, make_manifest, samples
 
@@ -97,19 +97,23 @@ def test_no_rows_no_parts(container: str) -> None:
     assert build(make_manifest(container), []) == []
 
 
+def read(data: bytes, container: Container, schema: pa.Schema) -> pa.RecordBatch:
+    return read_chunk(data, container, schema, max_rows=4, max_row_bytes=20_000, where="x")
+
+
 def test_a_chunk_alone_is_enough_to_read_it(container: str) -> None:
     manifest = make_manifest(container)
     rows = samples(11, missing=[3])
     schema = caption_schema(manifest, "txt", "s")
-    read = [
-        read_chunk(b"".join(part.data)[c.offset : c.offset + c.num_bytes], container, schema, where="x")
+    found = [
+        read(b"".join(part.data)[c.offset : c.offset + c.num_bytes], container, schema)
         for part in build(manifest, rows)
         for c in part.entry.chunks
     ]
-    assert [key for batch in read for key in batch.column("key").to_pylist()] == [row.key for row in rows]
-    for made, found in zip(batches(manifest, rows), read, strict=True):
-        assert found.equals(made)
-        assert found.schema.equals(schema, check_metadata=True)
+    assert [key for batch in found for key in batch.column("key").to_pylist()] == [row.key for row in rows]
+    for made, batch in zip(batches(manifest, rows), found, strict=True):
+        assert batch.equals(made)
+        assert batch.schema.equals(schema, check_metadata=True)
 
 
 def test_any_other_bytes_are_refused(container: str) -> None:
@@ -120,9 +124,9 @@ def test_any_other_bytes_are_refused(container: str) -> None:
     data = b"".join(part.data)[chunk.offset : chunk.offset + chunk.num_bytes]
     for wrong in (b"", b"\0" * 4096, data[:700], b"x" * 5000, b"\xff" * 4096):
         with pytest.raises(DamagedDataError, match="chunk-undecodable"):
-            read_chunk(wrong, container, schema, where="x")
+            read(wrong, container, schema)
     other = caption_schema(make_manifest(container, storage_dtype="float32"), "txt", "s")
     with pytest.raises(DamagedDataError, match="chunk-undecodable"):
-        read_chunk(data, container, other, where="x")
+        read(data, container, other)
     with pytest.raises(DamagedDataError, match="chunk-checksum"):
         check_chunk(data[:-1], chunk, where="x")

@@ -81,7 +81,7 @@ def test_a_large_part_goes_up_in_pieces(bucket: str) -> None:
     store = Store(bucket)
     pieces = [bytes([n]) * 5_000_000 for n in range(8)]
     assert store.create_content_addressed("shards/p", pieces, 40_000_000)
-    assert store.get("shards/p") == b"".join(pieces)
+    assert store.get("shards/p", max_bytes=10**8) == b"".join(pieces)
     assert not store.create_content_addressed("shards/p", [b"never read"], 40_000_000)
 
 

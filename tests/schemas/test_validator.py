@@ -154,7 +154,7 @@ def test_a_part_written_after_the_listing_is_there(tmp_path: Path, monkeypatch: 
 def test_an_unexpected_exception_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dataset(str(tmp_path), make_manifest(), {"txt": {"s": samples(5), "t": samples(5)}})
 
-    def broken(data: bytes, container: str, schema: object, *, where: str) -> None:
+    def broken(*arguments: object, **named: object) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr("schemas.validator.rows.read_chunk", broken)

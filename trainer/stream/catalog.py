@@ -18,7 +18,8 @@ import xxhash
 from schemas.dataset import Dataset
 from schemas.errors import ConfigError, ContractError
 from schemas.latent_manifest import LATENTS_GROUP
-from schemas.ledger import Chunk, Part, record_path
+from schemas.ledger import Chunk, Part, record_path, valid_record
+from schemas.limits import MAX_CHUNK_BYTES, MAX_CHUNK_ROWS
 from trainer.counter_hash import words
 
 
@@ -107,7 +108,8 @@ class Catalog:
         groups = (self._captions[field], LATENTS_GROUP) if self._latents else (self._captions[field],)
         found = []
         for group in groups:
-            part, entry = _part_and_chunk(self._dataset.record_body(group, shard), index)
+            with valid_record(self._dataset.store.locate(record_path(group, shard))):
+                part, entry = _part_and_chunk(self._dataset.record_body(group, shard), index)
             found.append(ChunkRef(group, shard, part, entry, index))
         return tuple(found)
 
@@ -153,10 +155,13 @@ def _shard_chunks(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Rows and stored bytes of a shard's chunks; takes the shard into the fingerprint."""
     bodies = {group: dataset.record_body(group, shard) for group in groups}
-    tables = {group: _chunk_table(body) for group, body in bodies.items()}
+    tables = {}
+    for group, body in bodies.items():
+        with valid_record(dataset.store.locate(record_path(group, shard))):
+            tables[group] = _chunk_table(body)
     first = groups[0]
     for group in groups[1:]:
-        keys = bodies[group]["keys_sha256"] == bodies[first]["keys_sha256"]
+        keys = bodies[group].get("keys_sha256") == bodies[first].get("keys_sha256")
         if not keys or not np.array_equal(tables[group][0], tables[first][0]):
             raise ContractError(
                 "groups-misaligned",
@@ -167,17 +172,26 @@ def _shard_chunks(
             )
     rows = tables[first][0]
     identities = [bodies[group]["identity_sha256"] for group in groups]
-    hasher.update(repr((shard, bodies[first]["keys_sha256"], identities, rows.tolist())).encode())
+    hasher.update(repr((shard, bodies[first].get("keys_sha256"), identities, rows.tolist())).encode())
     captions = [tables[group][1] for group in groups if group != LATENTS_GROUP]
     sizes = np.max(captions, axis=0) if captions else np.zeros(len(rows), np.int64)
     return rows, sizes + (tables[LATENTS_GROUP][1] if LATENTS_GROUP in tables else 0)
 
 
 def _chunk_table(body: dict[str, Any]) -> npt.NDArray[np.int64]:
-    """int64 [2, chunks]: rows and bytes."""
+    """int64 [2, chunks]: rows and bytes.
+
+    Raises:
+        ValueError: They cannot be a shard's: order and memory are planned by them.
+        TypeError, LookupError, OverflowError: They are no numbers, or not there.
+    """
     chunks = [chunk for part in body["parts"] for chunk in part["chunks"]]
     table = [[chunk["num_rows"] for chunk in chunks], [chunk["num_bytes"] for chunk in chunks]]
-    return np.array(table, np.int64)
+    found = np.array(table, np.int64)
+    for values, most, unit in zip(found, (MAX_CHUNK_ROWS, MAX_CHUNK_BYTES), ("rows", "bytes"), strict=True):
+        if values.size and not 1 <= values.min() <= values.max() <= most:
+            raise ValueError(f"chunks of {values.min()} to {values.max()} {unit}, not 1 to {most}")
+    return found
 
 
 def _part_and_chunk(body: dict[str, Any], index: int) -> tuple[Part, Chunk]:

@@ -1,0 +1,43 @@
+"""What is said when an object is not as it should be, by name and with a remedy."""
+
+from __future__ import annotations
+
+from schemas.errors import DamagedDataError, MissingObjectError
+
+
+def missing(name: str) -> MissingObjectError:
+    """An object that does not exist."""
+    return MissingObjectError(
+        "object-missing",
+        where=name,
+        expected="the object to exist",
+        actual="not found",
+        remedy="check the URL; if the dataset once had it, restore it, or delete its ledger record and encode again",
+    )
+
+
+def too_short(name: str, offset: int, expected: int, actual: int) -> DamagedDataError:
+    """An object that ends before a range that was asked for."""
+    return DamagedDataError(
+        "object-too-short",
+        where=f"{name} at byte {offset}",
+        expected=f"{expected} bytes",
+        actual=f"{actual} bytes",
+        remedy="the object was cut short: restore it, or delete it and its ledger record and encode the shard again",
+    )
+
+
+def too_large(name: str, expected: int, actual: int) -> DamagedDataError:
+    """An object that is larger than any honest one of its kind."""
+    return DamagedDataError(
+        "object-too-large",
+        where=name,
+        expected=f"at most {expected} bytes",
+        actual=f"{actual} bytes",
+        remedy="no honest object of this kind is so large: restore it from a copy, or find out who wrote it",
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """What a backend's error says, without the request and the stack that obstore adds."""
+    return str(error).split("\n\n", 1)[0].replace("\n", " ")[:500]
