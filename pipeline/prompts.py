@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from schemas.errors import ConfigError
+from schemas.limits import MAX_CAPTION_BYTES
 from schemas.rejects import Reject
 
 EMPTY_KEY = "empty"
@@ -63,6 +64,9 @@ def read_prompts(path: Path) -> list[str]:
         except UnicodeDecodeError as error:
             actual = f"byte {error.start} of the line is not UTF-8 ({error.reason})"
             raise _unusable("prompts-not-utf8", f"{path}, line {number}", "UTF-8 text", actual) from error
+        if len(line) > MAX_CAPTION_BYTES:
+            most = f"at most {MAX_CAPTION_BYTES} bytes a prompt"
+            raise _unusable("prompts-too-large", f"{path}, line {number}", most, f"{len(line)} bytes")
         prompts.append(text.removeprefix(_BYTE_ORDER_MARK).strip())
     prompts = [prompt for prompt in prompts if prompt]
     if not prompts:

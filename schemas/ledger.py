@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,9 @@ from schemas.storage import Store
 LEDGER_FOLDER = "ledger"
 SHARDS_FOLDER = "shards"
 REJECTS_FOLDER = "rejects"
+
+PART_NAME = re.compile(r"(?P<group>.+)-\d{5,}-[0-9a-f]{16}\.(arrow|tar)")
+"""The file name of a part: group, number, digest, suffix of the container."""
 
 
 def record_path(group: str, shard: str) -> str:

@@ -20,6 +20,9 @@ from huggingface_hub.errors import (
 
 from schemas.errors import ConfigError
 
+MAX_CONFIG_BYTES = 16 * 1024**2
+"""Largest config or index that is read. The index of a model of 10,000 tensors has 1 MB."""
+
 # A local folder is listed this deep: the folder itself and its direct subfolders.
 _MAX_ENTRIES = 20_000
 
@@ -55,10 +58,13 @@ class FileTree(ABC):
         """
         file = self.fetch([path]) / path
         try:
+            num_bytes = file.stat().st_size
+            if num_bytes > MAX_CONFIG_BYTES:
+                raise ValueError(f"{num_bytes} bytes, more than {MAX_CONFIG_BYTES}")
             content = json.loads(file.read_text(encoding="utf-8"))
             if not isinstance(content, dict):
                 raise ValueError(f"a JSON {type(content).__name__}")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(
                 "config-unreadable",
                 where=str(file),

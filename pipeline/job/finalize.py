@@ -9,7 +9,7 @@ from typing import Any
 from schemas.documents import unseal
 from schemas.index import INDEX_PATH, dump_index, read_ledger
 from schemas.latent_manifest import Manifests, read_manifests
-from schemas.ledger import REJECTS_FOLDER, SHARDS_FOLDER, part_path, record_path, rejects_path
+from schemas.ledger import PART_NAME, REJECTS_FOLDER, SHARDS_FOLDER, part_path, record_path, rejects_path
 from schemas.quarantine import QUARANTINE_FOLDER, quarantine_path
 from schemas.storage import TEMPORARY_SUFFIX, Store
 
@@ -94,10 +94,24 @@ def find_orphans(dataset: Store, records: dict[tuple[str, str], dict[str, Any]])
         info.path
         for folder in (SHARDS_FOLDER, REJECTS_FOLDER)
         for info in dataset.list(folder)
-        if info.path not in kept
+        if info.path not in kept and _has_own_name(info.path)
     }
     committed_notes = {quarantine_path(*name) for name in records}
     orphans |= {info.path for info in dataset.list(QUARANTINE_FOLDER) if info.path in committed_notes}
     if dataset.local_root is not None:
         orphans |= {info.path for info in dataset.list() if TEMPORARY_SUFFIX.search(info.path)}
-    return orphans
+    return {path for path in orphans if _is_in_place(dataset, path)}
+
+
+def _has_own_name(path: str) -> bool:
+    """Whether a run can have written an object: a folder taken for a dataset by mistake must not lose what is in it."""
+    name = path.rpartition("/")[2]
+    return PART_NAME.fullmatch(name) is not None or name.endswith(".jsonl")
+
+
+def _is_in_place(dataset: Store, path: str) -> bool:
+    """Whether no link leads to an object of a local folder: a run makes none, and another dataset may lie behind it."""
+    if dataset.local_root is None:
+        return True
+    parent = (dataset.local_root / path).parent
+    return parent.resolve() == dataset.local_root.resolve() / parent.relative_to(dataset.local_root)

@@ -27,6 +27,11 @@ RESAMPLE: Final = "lanczos"
 """Recorded in the identity. Pillow's, in 8 bits a channel, as wide as the reduction is strong (antialiased)."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
+_JPEG = b"\xff\xd8"
+_START_OF_SCAN = b"\xff\xda"
+_MAX_SCANS = 500
+"""Each scan of a progressive JPEG is a pass over the whole image, and one that changes nothing takes some bytes: a file
+of megabytes could take hours. Encoders write about ten; the finest split of all coefficients' bits has some hundred."""
 _ORIENTATION_TAG = 0x0112
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -90,6 +95,9 @@ class ImageReader:
 
     def read(self, data: bytes) -> CroppedImage | Fault:
         """The image in a file of any of the known formats, whatever its extension says."""
+        num_scans = data.count(_START_OF_SCAN)
+        if num_scans > _MAX_SCANS and data.startswith(_JPEG):
+            return Fault("image-undecodable", f"a JPEG of up to {num_scans} scans, more than {_MAX_SCANS}")
         image = _attempt(lambda: Image.open(io.BytesIO(data), formats=_FORMATS))
         if isinstance(image, Fault):
             return image

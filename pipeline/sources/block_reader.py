@@ -114,7 +114,8 @@ def open_blocks(store: Store, tar: InputTar) -> Iterator[BlockReader]:
             reader.close()
         return
     try:
-        descriptor = os.open(store.local_root / tar.path, os.O_RDONLY | os.O_CLOEXEC)
+        # A pipe would be waited for, for ever.
+        descriptor = os.open(store.local_root / tar.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise _unreadable(store.locate(tar.path), error) from error
     try:

@@ -11,8 +11,10 @@ import json
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-MAX_CAPTION_BYTES = 4 * 1024**2
-"""Largest caption or JSON member that is read. Encoders use a few hundred tokens; more than this is no caption."""
+from schemas.limits import MAX_CAPTION_BYTES
+
+MAX_MEMBER_BYTES = 4 * 1024**2
+"""Largest caption or JSON member that is read. A caption itself may have `schemas.limits.MAX_CAPTION_BYTES`."""
 
 MAX_JSON_DEPTH = 64
 """Deepest nesting of a JSON member. A limit of our own, because Python's depends on its version and on the caller."""
@@ -36,7 +38,7 @@ def read_text(data: bytes) -> bytes | Fault:
         data.decode()
     except UnicodeDecodeError as error:
         return Fault("caption-not-utf8", f"byte {error.start} of the caption is not UTF-8 ({error.reason})")
-    return data
+    return _of_bounded_size(data)
 
 
 def parse_json(data: bytes) -> dict[str, Any] | Fault:
@@ -67,9 +69,15 @@ def find_caption(document: dict[str, Any], field: str) -> bytes | Fault:
     if not isinstance(value, str):
         return Fault("caption-not-text", f"the field {field!r} is a JSON {_kind(value)}, not a string")
     try:
-        return value.encode()
+        return _of_bounded_size(value.encode())
     except UnicodeEncodeError as error:
         return Fault("caption-not-utf8", f"character {error.start} of the field {field!r} is half a surrogate pair")
+
+
+def _of_bounded_size(text: bytes) -> bytes | Fault:
+    if len(text) > MAX_CAPTION_BYTES:
+        return Fault("caption-too-large", f"the caption has {len(text)} bytes, more than {MAX_CAPTION_BYTES}")
+    return text
 
 
 def shown_names(names: Iterable[str]) -> str:

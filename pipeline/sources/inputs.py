@@ -21,11 +21,8 @@ from pipeline.sources.listing import below, matching
 from pipeline.sources.member_names import has_control_characters
 from pipeline.sources.patterns import expand_braces, has_pattern, has_wildcard
 from schemas.errors import ConfigError
+from schemas.limits import MAX_SHARD_BYTES, MAX_SHARD_SEGMENT_BYTES
 from schemas.storage import ObjectInfo, Store
-
-MAX_SHARD_BYTES = 512
-MAX_SEGMENT_BYTES = 200
-"""A file name may have 255 bytes; a ledger record's has a suffix, and a temporary one while it is written."""
 
 _SUFFIX = ".tar"
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^/]*")
@@ -146,7 +143,7 @@ def _require_safe(where: str, shard: str) -> None:
         raise _unsafe(where, "an empty segment, or one that is . or ..")
     if has_control_characters(shard):
         raise _unsafe(where, "control characters")
-    if num_bytes > MAX_SHARD_BYTES or max(len(segment.encode()) for segment in segments) > MAX_SEGMENT_BYTES:
+    if num_bytes > MAX_SHARD_BYTES or max(len(segment.encode()) for segment in segments) > MAX_SHARD_SEGMENT_BYTES:
         raise _unsafe(where, f"{num_bytes} bytes")
 
 
@@ -176,7 +173,7 @@ def _unsafe(where: str, actual: str) -> ConfigError:
     return ConfigError(
         "input-name-unsafe",
         where=ascii(where),
-        expected=f"a path of printable UTF-8, at most {MAX_SHARD_BYTES} bytes, {MAX_SEGMENT_BYTES} a segment",
+        expected=f"a path of printable UTF-8, at most {MAX_SHARD_BYTES} bytes, {MAX_SHARD_SEGMENT_BYTES} a segment",
         actual=actual,
         remedy="rename the tar: its path below the input root becomes the name of its shard",
     )

@@ -13,8 +13,7 @@ from __future__ import annotations
 import unicodedata
 from typing import NamedTuple
 
-MAX_KEY_BYTES = 4096
-"""Longest key, in UTF-8: the longest path Linux knows."""
+from schemas.limits import MAX_KEY_BYTES
 
 _SHOWN_CHARACTERS = 300
 

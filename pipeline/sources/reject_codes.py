@@ -8,7 +8,7 @@ CAPTION_CODES: Final[dict[str, str]] = {
     "caption-missing": "the sample has no such member, or its JSON no such field",
     "caption-not-utf8": "the bytes, or an escape in the JSON, are not valid Unicode text",
     "caption-not-text": "the JSON field is not a string (a number, a list, null)",
-    "caption-too-large": "the member is larger than 4 MiB",
+    "caption-too-large": "the member is larger than 4 MiB, or the caption in it than 64 KiB",
     "caption-cut-off": "the tar ends, or is overwritten, before the member does",
     "caption-sparse": "the member is stored as a sparse file, which captions never are",
     "json-invalid": "not a JSON object, nested too deeply, or the field stands in it twice",

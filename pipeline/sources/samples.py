@@ -20,13 +20,14 @@ from typing import NamedTuple
 
 from pipeline.sources.block_reader import BlockReader, input_changed, open_blocks, require_unchanged
 from pipeline.sources.caption_column import Budget, CaptionColumn
-from pipeline.sources.caption_text import MAX_CAPTION_BYTES, Fault, parse_json, shown_names
+from pipeline.sources.caption_text import MAX_MEMBER_BYTES, Fault, parse_json, shown_names
 from pipeline.sources.column import Column
 from pipeline.sources.column_names import checked_columns
 from pipeline.sources.image_column import IMAGE_FIELDS, MAX_IMAGE_BYTES, ImageColumn
 from pipeline.sources.inputs import InputTar
 from pipeline.sources.member_names import RefusedName, shown, split_name
 from pipeline.sources.sample_fields import SampleFields
+from pipeline.sources.tar_limits import require_rejects, require_rows
 from pipeline.sources.tar_stream import Damage, Member, walk_tar
 from schemas.latent_manifest import LATENTS_GROUP
 from schemas.rejects import Reject
@@ -167,7 +168,8 @@ def scan_tar(store: Store, tar: InputTar, columns: Sequence[str], *, images: boo
 
     Raises:
         ConfigError: A column's name is none (`column-invalid`).
-        DamagedDataError: The tar is being rewritten (`input-changed`). Damage of the tar itself raises nothing.
+        DamagedDataError: The tar is being rewritten (`input-changed`), or holds too many samples or rejects for a shard
+            (`tar-too-many`). Damage of the tar itself raises nothing.
         StorageError: The store failed.
     """
     budget = Budget(CAPTION_BUDGET_BYTES)
@@ -180,6 +182,8 @@ def scan_tar(store: Store, tar: InputTar, columns: Sequence[str], *, images: boo
             else:
                 scan.add_damage(found)
     require_unchanged(store, tar)
+    for column in scan.result._columns:
+        require_rejects(scan.result.num_rejects(column), store.locate(tar.path))
     return scan.result
 
 
@@ -188,6 +192,7 @@ class _Scan:
 
     def __init__(self, result: TarScan) -> None:
         self.result = result
+        self._where = result._store.locate(result.tar.path)
         self._rows: dict[str, int] = {}
         self._wanted: dict[str, list[CaptionColumn]] = {}
         for column in result._captions.values():
@@ -231,7 +236,7 @@ class _Scan:
         if self.result._images is not None and field in IMAGE_FIELDS:
             self._note_image(self.result._images, member, row, field)
         columns = self._wanted.get(field, ())
-        fault = _why_unread(member, "caption", MAX_CAPTION_BYTES) if columns else None
+        fault = _why_unread(member, "caption", MAX_MEMBER_BYTES) if columns else None
         if fault is not None:
             for column in columns:
                 column.put_fault(row, fault, member.header_offset)
@@ -257,6 +262,7 @@ class _Scan:
     def _row(self, key: str) -> int:
         row = self._rows.setdefault(key, len(self._rows))
         if row == len(self.result.keys):
+            require_rows(row + 1, self._where)
             self.result.keys.append(key)
             self.result._fields.add_row()
             for column in self.result._columns.values():
@@ -264,6 +270,7 @@ class _Scan:
         return row
 
     def _refuse(self, member: Member, key: str | None, code: str, reason: str) -> None:
+        require_rejects(len(self.result._refused) + 1, self._where)
         refused = _RefusedMember(key, code, reason, shown(member.name), member.header_offset)
         self.result._refused.append(refused)
 

@@ -13,16 +13,17 @@ from schemas.container_webdataset import END_OF_ARCHIVE, read_webdataset_head
 from schemas.group_schema import schema_of
 from schemas.latent_manifest import LatentManifest
 from schemas.ledger import Chunk, LedgerRecord, Part, part_path
+from schemas.limits import MAX_PART_HEAD_BYTES
 from schemas.manifest import Manifest
 from schemas.parts import chunk_checksum
 from schemas.storage import Store
+from schemas.storage_errors import too_large
 from schemas.validator.codes import Code
 from schemas.validator.findings import Findings
 from schemas.validator.records import chunk_table_problem
 from schemas.validator.sized_file import SizedFile
 
 _STEP_BYTES = 8 * 1024**2
-_HEAD_BYTES = 1024**2  # of a tar: a schema, behind a header that may hold a key of any length
 
 
 def check_head_and_tail(
@@ -34,11 +35,12 @@ def check_head_and_tail(
     """
     path = part_path(record.shard, part.name)
     arrow = manifest.layout.container == "arrow"
-    head_bytes = part.chunks[0].offset if arrow else min(_HEAD_BYTES, part.num_bytes)
+    head_bytes = part.chunks[0].offset if arrow else min(MAX_PART_HEAD_BYTES, part.num_bytes)
     expected = schema_of(manifest, record.group, record.shard)
     known = [expected]
     end = part.chunks[-1].offset + part.chunks[-1].num_bytes
     with findings.guard(path, instead=Code.PART_HEAD, offset=0):
+        _require_at_most(head_bytes, MAX_PART_HEAD_BYTES, path)
         head = store.get_range(path, 0, head_bytes)
         found = read_arrow_head(head, where=path) if arrow else read_webdataset_head(head, where=path)
         if not found.equals(expected, check_metadata=True):
@@ -46,10 +48,17 @@ def check_head_and_tail(
             findings.add(Code.PART_SCHEMA, path, expected=difference[0], actual=difference[1], offset=0)
             known.append(found)  # that the footer says the same is no second finding
     with findings.guard(path, instead=Code.PART_TAIL, offset=end):
+        # A footer repeats the schema, and has 24 bytes for each chunk.
+        _require_at_most(part.num_bytes - end, MAX_PART_HEAD_BYTES + 24 * len(part.chunks), path)
         tail = store.get_range(path, end, part.num_bytes - end)
         problem = _arrow_tail(tail, part, known) if arrow else _tar_tail(tail)
         if problem is not None:
             findings.add(Code.PART_TAIL, path, expected=problem[0], actual=problem[1], offset=end)
+
+
+def _require_at_most(num_bytes: int, max_bytes: int, path: str) -> None:
+    if num_bytes > max_bytes:
+        raise too_large(path, max_bytes, num_bytes)
 
 
 def _difference(expected: pa.Schema, found: pa.Schema) -> tuple[str, str]:
@@ -103,6 +112,8 @@ class _TailOnly(SizedFile):
         tail_start = self._num_bytes - len(self._tail)
         if start >= tail_start:
             return self._tail[start - tail_start : stop - tail_start]
+        if stop - start > MAX_PART_HEAD_BYTES:
+            raise ValueError(f"a footer that declares {stop - start} bytes, more than there is behind the last chunk")
         zeros = b"ARROW1\0\0"[start : min(stop, 8)] if start < 8 else b""
         return zeros.ljust(stop - start, b"\0")
 

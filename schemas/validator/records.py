@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from schemas.latent_manifest import LatentManifest
-from schemas.ledger import LedgerRecord, Part, load_record, record_path
+from schemas.ledger import PART_NAME, LedgerRecord, Part, load_record, record_path
 from schemas.manifest import CONTAINER_SUFFIX, FORMAT_VERSION, Manifest
 from schemas.storage import Store
 from schemas.validator.codes import Code
@@ -100,10 +99,7 @@ def check_alignment(records: Mapping[str, LedgerRecord], findings: Findings) -> 
             )
 
 
-_PART_OF_GROUP = re.compile(r"^(?P<group>.+)-\d{5,}-[0-9a-f]{16}\.(arrow|tar)$")
-
-
 def group_of_part(name: str) -> str | None:
     """The group that a part's file name states; None if it is no part's name."""
-    match = _PART_OF_GROUP.match(name)
+    match = PART_NAME.fullmatch(name)
     return None if match is None else match["group"]

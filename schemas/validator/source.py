@@ -5,6 +5,7 @@ The count shares no code with the pipeline: names are read by the standard libra
 
 from __future__ import annotations
 
+import re
 import tarfile
 import unicodedata
 from collections.abc import Sequence
@@ -12,13 +13,16 @@ from typing import Any
 
 from schemas.errors import EncodeOnceError
 from schemas.ledger import LedgerRecord, record_path
+from schemas.limits import MAX_KEY_BYTES
 from schemas.storage import Store
 from schemas.validator.codes import Code
 from schemas.validator.findings import Findings
 from schemas.validator.sized_file import SizedFile
 
 _WINDOW_BYTES = 1024**2
-_MAX_KEY_BYTES = 4096
+_MAX_EXTENSION_BYTES = 1024**2
+_MANY_DIGITS = re.compile(rb"[0-9]{256}")  # more than a file name can have
+_UNREADABLE = (tarfile.TarError, ValueError, LookupError, OverflowError, RecursionError, MemoryError)
 _GNU_MAGIC = b"ustar  \0"
 
 
@@ -60,7 +64,13 @@ def check_source(record: LedgerRecord, keys: Sequence[str], findings: Findings) 
         findings.add(Code.SOURCE_CHANGED, path, expected=expected, actual=f"{info.num_bytes} bytes, ETag {info.e_tag}")
         return False
     with findings.guard(path):
-        _compare(source.url, tar_keys(store, name, info.num_bytes), keys, path, findings)
+        try:
+            found = tar_keys(store, name, info.num_bytes)
+        except _UNREADABLE as error:
+            actual = f"tarfile cannot read it: {type(error).__name__}: {str(error)[:200]}"
+            findings.add(Code.SOURCE_DAMAGED, path, expected=f"a whole {source.url}", actual=actual)
+            return False
+        _compare(source.url, found, keys, path, findings)
         return True
     return False
 
@@ -99,7 +109,12 @@ def tar_keys(store: Store, path: str, num_bytes: int) -> list[str]:
 
 
 class _TarInfo(tarfile.TarInfo):
-    """Reads the headers of old GNU tars, where tarfile takes times for the beginning of the name."""
+    """A header, read as tarfile reads it, but for two things.
+
+    In old GNU tars tarfile takes times for the beginning of the name. And it believes what a header declares: sizes
+    below zero lead backwards, for ever (CVE-2025-8194, in Python before 3.11.14 and 3.12.12), extended headers are read
+    whole, and long runs of digits in them take quadratic time (CVE-2024-6232, before 3.11.10 and 3.12.6).
+    """
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _TarInfo:
@@ -107,6 +122,33 @@ class _TarInfo(tarfile.TarInfo):
         if bytes(buf[257:265]) == _GNU_MAGIC:
             info.name = bytes(buf[:100]).split(b"\0", 1)[0].decode(encoding, errors)
         return info
+
+    def _block(self, count: int) -> int:
+        if count < 0:
+            raise tarfile.ReadError(f"a size of {count} bytes")
+        blocks: int = super()._block(count)  # type: ignore[misc]
+        return blocks
+
+    def _proc_pax(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        self._require_sane_extension(archive)
+        found: tarfile.TarInfo = super()._proc_pax(archive)  # type: ignore[misc]
+        self._block(found.size)
+        return found
+
+    def _proc_gnulong(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        self._require_sane_extension(archive)
+        found: tarfile.TarInfo = super()._proc_gnulong(archive)  # type: ignore[misc]
+        return found
+
+    def _require_sane_extension(self, archive: tarfile.TarFile) -> None:
+        file = archive.fileobj
+        assert file is not None
+        if self.size > _MAX_EXTENSION_BYTES:
+            raise tarfile.ReadError(f"an extended header of {self.size} bytes")
+        position = file.tell()
+        if _MANY_DIGITS.search(file.read(self._block(self.size))):
+            raise tarfile.ReadError("an extended header with very many digits in a row")
+        file.seek(position)
 
 
 class _RemoteFile(SizedFile):
@@ -139,4 +181,4 @@ def member_key(name: str) -> str | None:
         return None
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
         return None  # control characters; bytes that are not UTF-8 arrive as surrogates
-    return key if len(key.encode()) <= _MAX_KEY_BYTES else None
+    return key if len(key.encode()) <= MAX_KEY_BYTES else None

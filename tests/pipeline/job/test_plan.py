@@ -147,6 +147,25 @@ def test_finalize_collects_what_no_record_refers_to(inputs: Inputs, dataset: Sto
     assert (totals.num_records, totals.num_inputs, totals.num_encoded) == (2, 10, 10)
 
 
+def test_finalize_leaves_alone_what_no_run_has_written(
+    dataset: Store, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A folder taken for a dataset by mistake, and what links lead to: another dataset, say."""
+    other = tmp_path_factory.mktemp("other")
+    precious = [other / "txt-00000-0123456789abcdef.arrow", other / "x.jsonl", other / f"x.tmp-{'0' * 32}"]
+    for path in precious:
+        path.write_bytes(b"of somebody else")
+    assert dataset.local_root is not None
+    for folder in ("shards", "rejects"):
+        (dataset.local_root / folder / "linked").parent.mkdir(exist_ok=True)
+        (dataset.local_root / folder / "linked").symlink_to(other)
+    dataset.create("shards/holiday/beach.jpg", b"a picture")
+    totals = finalize(dataset, ["txt"], (), collect_orphans=True)
+    assert totals.orphans == ()
+    assert all(path.read_bytes() == b"of somebody else" for path in precious)
+    assert dataset.get("shards/holiday/beach.jpg") == b"a picture"
+
+
 def test_finalize_writes_the_index_anew(dataset: Store, manifest: Manifest) -> None:
     write_shard(dataset, manifest, "txt", "later", samples(3))
     assert schemas.open_dataset(dataset.url).num_rows("txt") == 10

@@ -9,30 +9,42 @@ from pathlib import Path
 import pytest
 
 from pipeline.sources import list_inputs, samples, scan_tar
-from pipeline.sources.caption_text import MAX_CAPTION_BYTES
+from pipeline.sources.caption_text import MAX_MEMBER_BYTES
 from pipeline.sources.samples import MAX_DAMAGE
 from pipeline.sources.tar_stream import MAX_EXTENSION_BYTES
 from schemas.errors import ConfigError, DamagedDataError
+from schemas.limits import MAX_CAPTION_BYTES
 from tests.golden.tar_bytes import END, corrupt, header, member, pax, sample
 from tests.pipeline.sources.tars import captions, scan_bytes, scan_file, summary
 
 
-def test_caption_of_a_megabyte_is_read(tmp_path: Path) -> None:
-    long = "ein sehr langer Satz, größer als nötig. " * 26_000
-    assert len(long.encode()) > 2**20
+def test_caption_of_ten_thousand_words_is_read(tmp_path: Path) -> None:
+    long = "ein sehr langer Satz, größer als nötig. " * 1500
+    assert len(long.encode()) > 60_000
     scan = scan_bytes(tmp_path, sample("a", long) + sample("b", "short") + END)
     assert captions(scan) == {"a": long, "b": "short"}
 
 
 def test_caption_is_too_large_from_the_next_byte_on(tmp_path: Path) -> None:
     most = "x" * MAX_CAPTION_BYTES
-    data = sample("a", most) + sample("b", most + "x") + member("b.json", f'{{"caption": "{most}"}}') + sample("c", "z")
+    data = (
+        sample("a", most) + sample("b", most + "x") + member("b.json", f'{{"caption": "{most}x"}}') + sample("c", "z")
+    )
     scan = scan_bytes(tmp_path, data + END, ["txt", "json.caption"])
     assert captions(scan) == {"a": most, "b": None, "c": "z"}
     assert summary(scan)["faults"] == {
         "txt": [["caption-too-large", "b"]],
         "json.caption": [["caption-missing", "a"], ["caption-too-large", "b"], ["caption-missing", "c"]],
     }
+
+
+def test_json_around_a_caption_may_be_larger_than_it(tmp_path: Path) -> None:
+    rest = MAX_MEMBER_BYTES - len('{"caption": "short", "rest": ""}')
+    documents = [f'{{"caption": "short", "rest": "{"x" * (rest + more)}"}}' for more in (0, 1)]
+    data = member("a.json", documents[0]) + member("b.json", documents[1]) + END
+    scan = scan_bytes(tmp_path, data, ["json.caption"])
+    assert captions(scan, "json.caption") == {"a": "short", "b": None}
+    assert summary(scan)["faults"] == {"json.caption": [["caption-too-large", "b"]]}
 
 
 def test_members_of_two_gigabytes_are_skipped_not_read(tmp_path: Path) -> None:
