@@ -60,11 +60,12 @@ def unseal(data: bytes, *, where: str) -> dict[str, Any]:
     stored = document.pop("sha256")
     try:
         actual = digest(document)
+        spelled = data in (_spell({**document, "sha256": stored}, people) for people in (False, True))
     except (ValueError, RecursionError) as error:
-        raise _damaged(where, "finite numbers and valid text", str(error)[:200]) from error
+        raise _damaged(where, "finite numbers, valid text, and no deep nesting", str(error)[:200]) from error
     if stored != actual:
         raise _damaged(where, f"sha256 {stored}", f"sha256 {actual}")
-    if data not in (_spell({**document, "sha256": stored}, people) for people in (False, True)):
+    if not spelled:
         raise _damaged(where, "the canonical spelling", "other white space, key order or escapes")
     return document
 

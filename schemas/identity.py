@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from schemas.errors import IdentityMismatchError
 from schemas.limits import MAX_BUCKETS
@@ -103,6 +103,14 @@ class LatentIdentity(BaseModel):
     resample: str = Field(description="filter the image is resized with, e.g. 'lanczos'")
     compute_dtype: LatentComputeDtype
     storage_dtype: LatentStorageDtype
+
+    @field_validator("architecture")
+    @classmethod
+    def _is_flat(cls, architecture: dict[str, Any]) -> dict[str, Any]:
+        values = [inner for value in architecture.values() for inner in (value if isinstance(value, list) else [value])]
+        if any(isinstance(value, (dict, list)) for value in values):
+            raise ValueError("an architecture of numbers, names and lists of them, nested no deeper")
+        return architecture
 
     @model_validator(mode="after")
     def _fits_together(self) -> LatentIdentity:

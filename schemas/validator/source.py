@@ -22,7 +22,7 @@ from schemas.validator.sized_file import SizedFile
 _WINDOW_BYTES = 1024**2
 _MAX_EXTENSION_BYTES = 1024**2
 _MANY_DIGITS = re.compile(rb"[0-9]{256}")  # more than a file name can have
-_UNREADABLE = (tarfile.TarError, ValueError, LookupError, OverflowError, RecursionError, MemoryError)
+UNREADABLE = (tarfile.TarError, ValueError, LookupError, OverflowError, RecursionError, MemoryError)
 _GNU_MAGIC = b"ustar  \0"
 
 
@@ -66,7 +66,7 @@ def check_source(record: LedgerRecord, keys: Sequence[str], findings: Findings) 
     with findings.guard(path):
         try:
             found = tar_keys(store, name, info.num_bytes)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             actual = f"tarfile cannot read it: {type(error).__name__}: {str(error)[:200]}"
             findings.add(Code.SOURCE_DAMAGED, path, expected=f"a whole {source.url}", actual=actual)
             return False

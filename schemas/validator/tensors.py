@@ -74,8 +74,12 @@ def tensor_problems(column: TensorColumn, storage_dtype: str) -> Iterator[Tensor
 
 def _lengths(plane: pa.Array) -> npt.NDArray[np.int64]:
     """Bytes of each row of a large_binary array, nulls as stored."""
-    offsets = np.frombuffer(plane.buffers()[1], np.int64)[plane.offset : plane.offset + len(plane) + 1]
-    return np.diff(offsets) if len(plane) else np.zeros(0, np.int64)
+    return np.diff(_offsets(plane, 0, len(plane))) if len(plane) else np.zeros(0, np.int64)
+
+
+def _offsets(plane: pa.Array, row: int, num_rows: int) -> npt.NDArray[np.int64]:
+    # Behind the last offset there may be any number of bytes.
+    return np.frombuffer(plane.buffers()[1], np.int64, num_rows + 1, 8 * (plane.offset + row))
 
 
 def _row_bits(planes: pa.StructArray, row: int, storage_dtype: str) -> npt.NDArray[np.unsignedinteger]:
@@ -83,7 +87,7 @@ def _row_bits(planes: pa.StructArray, row: int, storage_dtype: str) -> npt.NDArr
     parts = []
     for index in range(planes.type.num_fields):
         plane = planes.field(index)
-        first, last = np.frombuffer(plane.buffers()[1], np.int64)[plane.offset + row : plane.offset + row + 2]
+        first, last = _offsets(plane, row, 1)
         parts.append(np.frombuffer(plane.buffers()[2], np.uint8)[first:last])
     merged = merge_planes(parts, storage_dtype)
     return merged.view(f"u{STORAGE_DTYPES[storage_dtype].itemsize}")

@@ -133,9 +133,10 @@ def _plane_column(column: pa.StructArray) -> PlaneColumn:
 
 def _offsets(array: pa.Array) -> npt.NDArray[np.int64]:
     buffer = array.buffers()[1]
-    if buffer is None:
+    if buffer is None or not buffer.size:
         return np.zeros(len(array) + 1, np.int64)
-    return np.frombuffer(buffer, np.int64)[array.offset : array.offset + len(array) + 1]
+    # Behind the last offset there may be any number of bytes.
+    return np.frombuffer(buffer, np.int64, len(array) + 1, 8 * array.offset)
 
 
 def _data(array: pa.Array) -> npt.NDArray[np.uint8]:
