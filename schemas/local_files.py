@@ -64,8 +64,7 @@ def read_local(target: Path, offset: int, num_bytes: int) -> pa.Buffer:
     descriptor = os.open(target, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(target))
+        _require_regular(status, target)
         # What is asked for may be what a stranger has declared.
         num_bytes = max(0, min(num_bytes, status.st_size - offset))
         buffer = pa.allocate_buffer(num_bytes)
@@ -77,6 +76,22 @@ def read_local(target: Path, offset: int, num_bytes: int) -> pa.Buffer:
     finally:
         os.close(descriptor)
     return buffer.slice(0, filled)
+
+
+def require_regular(target: Path) -> None:
+    """Refuses pipes and devices, without opening them.
+
+    Raises:
+        OSError: It is one; or there is no such file.
+    """
+    status = os.stat(target)
+    if not stat.S_ISDIR(status.st_mode):  # which the store says itself is no object
+        _require_regular(status, target)
+
+
+def _require_regular(status: os.stat_result, target: Path) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(target))
 
 
 def _write_temporary(target: Path, chunks: Iterable[bytes]) -> Path:

@@ -44,7 +44,7 @@ def require_small(message: ipc.Message, max_bytes: int, max_rows: int) -> None:
     """
     metadata = memoryview(message.metadata)
     try:
-        num_rows, buffers, compressed = _declared(metadata)
+        num_rows, buffers, compressed = declared(metadata)
     except struct.error as error:
         raise ValueError(f"metadata that ends too soon: {error}") from error
     if not 0 <= num_rows <= max_rows:
@@ -54,8 +54,15 @@ def require_small(message: ipc.Message, max_bytes: int, max_rows: int) -> None:
         raise ValueError(f"buffers that declare {num_bytes} bytes, at most {max_bytes} may be there")
 
 
-def _declared(metadata: memoryview) -> tuple[int, np.ndarray, bool]:
-    """Rows, int64 [buffers, 2] of offset and length, and whether the buffers are compressed."""
+def declared(metadata: memoryview) -> tuple[int, np.ndarray, bool]:
+    """What a message's metadata says: rows, buffers, and whether these are compressed.
+
+    Returns:
+        Rows; int64 [buffers, 2], offset and length in the body; and whether each begins with its uncompressed length.
+
+    Raises:
+        ValueError, struct.error: It is of no record batch.
+    """
     message = _UINT32.unpack_from(metadata, 0)[0]
     header_type = _field(metadata, message, _HEADER_TYPE)
     if header_type == 0 or metadata[header_type] != _RECORD_BATCH:

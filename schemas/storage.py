@@ -24,7 +24,7 @@ from obstore.store import LocalStore, from_url
 
 from schemas.errors import ConfigError, EncodeOnceError, MissingObjectError, StorageError
 from schemas.limits import MAX_DOCUMENT_BYTES
-from schemas.local_files import create_local, read_local, replace_local
+from schemas.local_files import create_local, read_local, replace_local, require_regular
 from schemas.object_paths import require_inside
 from schemas.storage_errors import first_line, missing, too_large, too_short
 from schemas.storage_urls import allow_http, local_root
@@ -171,6 +171,9 @@ class Store:
             return None
         try:
             with self._named(path):
+                if self.local_root is not None:
+                    # obstore opens what it asks about, and waits for ever for a pipe.
+                    require_regular(self._file(path))
                 return _info(obstore.head(self.backend, path))
         except MissingObjectError:
             return None

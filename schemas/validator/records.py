@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from schemas.latent_manifest import LatentManifest
 from schemas.ledger import PART_NAME, LedgerRecord, Part, load_record, record_path
+from schemas.limits import MAX_PART_HEAD_BYTES
 from schemas.manifest import CONTAINER_SUFFIX, FORMAT_VERSION, Manifest
 from schemas.storage import Store
 from schemas.validator.codes import Code
@@ -83,6 +84,14 @@ def chunk_table_problem(part: Part) -> tuple[str, str] | None:
     if end > part.num_bytes:
         return f"the last chunk to end within the part's {part.num_bytes} bytes", f"it ends at byte {end}"
     return None
+
+
+def excess_problem(part: Part) -> tuple[str, str] | None:
+    """As `chunk_table_problem`, if there is more besides the chunks than any head and footer, which nobody reads."""
+    # A footer repeats the schema, and has 24 bytes for each chunk.
+    most = 2 * MAX_PART_HEAD_BYTES + 24 * len(part.chunks)
+    besides = part.num_bytes - sum(chunk.num_bytes for chunk in part.chunks)
+    return (f"at most {most} bytes besides the chunks", f"{besides} bytes") if besides > most else None
 
 
 def check_alignment(records: Mapping[str, LedgerRecord], findings: Findings) -> None:

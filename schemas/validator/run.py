@@ -21,7 +21,13 @@ from schemas.validator.index_file import check_index
 from schemas.validator.manifests import check_every_kind, check_manifests
 from schemas.validator.objects import Listing, check_orphans, check_quarantine, confirmed_size, list_objects
 from schemas.validator.part_files import check_head_and_tail, read_checked
-from schemas.validator.records import check_alignment, chunk_table_problem, group_of_part, read_record
+from schemas.validator.records import (
+    check_alignment,
+    chunk_table_problem,
+    excess_problem,
+    group_of_part,
+    read_record,
+)
 from schemas.validator.rejects_files import check_rejects
 from schemas.validator.rows import PartRows, RowChecker
 from schemas.validator.shard_rows import check_rows
@@ -165,6 +171,10 @@ class _Validation:
             return False
         if size != part.num_bytes:
             self.findings.add(Code.PART_SIZE, path, expected=f"{part.num_bytes} bytes", actual=f"{size} bytes")
+            return False
+        excess = excess_problem(part)
+        if excess is not None:
+            self.findings.add(Code.CHUNK_TABLE, path, expected=excess[0], actual=excess[1])
             return False
         table_is_right = chunk_table_problem(part) is None
         if table_is_right:

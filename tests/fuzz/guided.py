@@ -67,7 +67,8 @@ def main() -> None:
 
     # libFuzzer ends the process itself; the time limit here comes before its own.
     limits = [f"-max_len={_LENGTH}", f"-max_total_time={int(float(seconds)) + 60}", "-rss_limit_mb=4096"]
-    atheris.Setup([sys.argv[0], *limits, "-len_control=0", "-verbosity=0"], one)
+    output = [f"-artifact_prefix={kept}/", "-len_control=0", "-verbosity=0"]
+    atheris.Setup([sys.argv[0], *limits, *output], one)
     atheris.Fuzz()
 
 
