@@ -25,6 +25,7 @@ from tests.datasets import make_manifest, samples, write_dataset
 from tests.fuzz.containers import reseal_index
 from tests.golden.tar_bytes import base256, header, member
 from tests.security.cases import Collected
+from tests.security.hostile_tars import PICKLE
 
 case = Collected()
 RECORD = "ledger/txt/s.json"
@@ -138,6 +139,24 @@ def tar_member_of_a_size_below_zero(folder: Path) -> None:
     store = _dataset(folder, "webdataset")
     back = header(b"00000.txt.arrow", 0, size_field=(2**96 - 1024).to_bytes(12, "big"))
     _put_chunk(store, "webdataset", lambda data: member("a.json", b"{}") + back + data)
+
+
+@case(validator="chunk-undecodable", trainer="chunk-undecodable")
+def pickle_in_the_schema_of_a_row(folder: Path) -> None:
+    """An extension type of pyarrow before version 14: a pickle, read with the schema."""
+    kind = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": PICKLE}
+    store = _dataset(folder, "webdataset")
+    schema = caption_schema(make_manifest("webdataset"), "txt", "s")
+    fields = [schema.field(0).with_metadata(kind), *list(schema)[1:-1], schema.field(1).with_name("t5")]
+    head = pa.schema(fields, metadata=schema.metadata).serialize().to_pybytes()
+
+    def change(data: bytes) -> bytes:
+        first = next(read_members(memoryview(data)))
+        content = data[first.data_start : first.data_start + first.size]
+        row = head + content[8 + int.from_bytes(content[4:8], "little") :]
+        return member(first.name, row) + data[first.data_start + first.size + -first.size % 512 :]
+
+    _put_chunk(store, "webdataset", change)
 
 
 @case(validator="ledger-record-invalid", trainer="ledger-record-invalid")

@@ -15,6 +15,8 @@ from tests.security.cases import Collected
 
 case = Collected()
 TERABYTE = 2**40
+PICKLE = b"\x80\x04cos\nsystem\n(V touch /tmp/encode-once-was-run\ntR."
+"""Runs a command when it is read."""
 
 
 def _write(folder: Path, *pieces: bytes) -> None:
@@ -68,6 +70,12 @@ def names_that_lead_out(folder: Path) -> None:
 @case(pipeline="member-not-a-file")
 def links_and_devices(folder: Path) -> None:
     _write(folder, *(header(b"%d.txt" % n, 0, b"%d" % n, link=b"/etc/passwd") for n in (1, 2, 3, 4, 6)))
+
+
+@case(pipeline="caption-not-utf8")
+def pickles_among_the_members(folder: Path) -> None:
+    """Readers that choose a decoder by a member's extension run them."""
+    _write(folder, *(member(f"a.{kind}", PICKLE) for kind in ("pkl", "pyd", "pth", "npy", "txt", "json", "jpg")))
 
 
 @case(pipeline="json-invalid")

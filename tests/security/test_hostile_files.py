@@ -11,9 +11,14 @@ from typing import Any
 
 import pytest
 
+from pipeline.encoders.tensor_files import TensorFiles
+from schemas.errors import ConfigError
 from tests.s3_server import s3_bucket, s3_server
 from tests.security import hostile_datasets, hostile_tars
 from tests.security.cases import Hostile
+
+WAS_RUN = Path("/tmp/encode-once-was-run")
+"""What the pickle would make."""
 
 MOST_MB = 200
 """Beyond what is there when a reader begins; an epoch of an honest dataset of this size takes 125 MB."""
@@ -58,6 +63,21 @@ def test_it_costs_an_error(readings: dict[tuple[str, str], dict[str, Any]], name
     assert "check-failed" not in found["codes"]
     assert found["mb"] < MOST_MB
     assert found["seconds"] < MOST_SECONDS
+
+
+def test_no_pickle_was_run(readings: dict[tuple[str, str], dict[str, Any]]) -> None:
+    assert ("pickles among the members", "pipeline") in readings
+    assert not WAS_RUN.exists()
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth", ".ckpt"])
+def test_weights_that_are_a_pickle_are_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"pytorch_model{suffix}"
+    path.write_bytes(hostile_tars.PICKLE)
+    with pytest.raises(ConfigError, match="weights-unreadable"):
+        TensorFiles([path])
+    assert not WAS_RUN.exists()
 
 
 @pytest.fixture(scope="module")
