@@ -1,6 +1,7 @@
 """Python runs this at its start in every process of a run whose PYTHONPATH names this folder: inputs become poisonous.
 
-A shard whose name has `kill` in it kills the process that encodes it, as a fault in native code would; `raise` raises.
+A shard whose name has `kill` in it kills the process that encodes it, as a fault in native code would; `raise` raises;
+`hang` never ends.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import importlib.machinery
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -46,6 +48,8 @@ def _poison(module: ModuleType) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         if "raise" in tar.shard:
             raise RuntimeError(f"cannot encode {tar.shard}, attempt {attempt}")
+        while "hang" in tar.shard:
+            time.sleep(60)
         return original(self, tar, groups, attempt)
 
     module.ShardEncoder.encode = encode

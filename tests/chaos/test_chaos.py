@@ -1,0 +1,36 @@
+"""The short form: one job under kills, with a poisonous tar among its inputs, ends as an undisturbed one does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.campaign import Campaign, carry_out
+from tests.chaos.schedule import draw
+
+SHORT = Campaign(
+    seed=20261123,
+    kills=1,
+    counts={"kill-actor": 2, "kill-driver": 1},
+    num_shards=3,
+    samples_per_shard=8,
+    poisons=("kill",),
+    max_attempts=3,
+    longest_wait=3.0,
+    max_runs=1,
+)
+
+
+@pytest.mark.timeout(600)
+def test_a_job_under_kills_leaves_what_an_undisturbed_one_leaves(tmp_path: Path) -> None:
+    report = carry_out(SHORT, tmp_path, print)
+    assert report["result"] == "ok", report["runs"][-1]["failure"]
+    assert report["faults"] == {"kill-actor": 2, "kill-driver": 1}
+
+
+def test_a_seed_has_one_schedule() -> None:
+    schedules = [str(draw(seed, 0, {"kill-actor": 3, "pause-driver": 1})) for seed in (1, 1, 2)]
+    assert schedules[0] == schedules[1] != schedules[2]
+    assert json.dumps(schedules[0]).count("kill-actor") == 3
