@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -27,8 +28,10 @@ def main() -> int:
     campaign = Campaign(
         options.seed,
         options.kills,
-        {"kill-actor": 4, "kill-driver": 4, "kill-raylet": 1, "pause-actor": 1, "pause-driver": 1},
+        {"kill-actor": 5, "kill-driver": 5, "kill-raylet": 1, "pause-actor": 1, "pause-driver": 1},
     )
+    # Asked to end, it ends what it has started too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     folder = options.folder or Path(tempfile.mkdtemp(prefix="chaos-"))
     report = {"machine": _machine(), **carry_out(campaign, folder, lambda line: print(line, flush=True))}
     text = json.dumps(report, indent=1)

@@ -3,7 +3,7 @@
     python -m tests.chaos.bit_flips --flips 20 --output flips.json
 
 Each flip is made in place, looked for, and taken back. The validator is the command, with `--level checksums`; the
-trainer is its loader over one epoch, from opening the dataset on. A manifest, a ledger record, the index or a chunk with
+trainer is its loader over one epoch, from opening it on. A manifest, a ledger record, the index or a chunk with
 a flip must end it with an error that names the file, and no batch before that may differ from the undamaged one.
 
 What the trainer never reads cannot harm it. Of a part it reads the chunks alone: for a flip in what lies around them

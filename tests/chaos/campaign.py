@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from schemas.errors import EncodeOnceError
 from tests.chaos.job import DONE, SOME_QUARANTINED, Job
 from tests.chaos.oracle import Poison, require, require_same
 from tests.chaos.runner import ChaosFailure, Outcome, run
@@ -109,7 +110,7 @@ def _one(
         status = SOME_QUARANTINED if poisons else DONE
         require(outcome.exit_statuses[-1] == status, f"exit status {status}", outcome.exit_statuses)
         require_same(expected, job.dataset, poisons, campaign.max_attempts, own)
-    except ChaosFailure as failure:
+    except (ChaosFailure, EncodeOnceError) as failure:
         return report | {"result": "failed", "failure": f"{failure}\n{schedule}\n{own}"}, None
     shutil.rmtree(own)
     facts = {"result": "ok", "faults": dict(outcome.done), "exit_statuses": outcome.exit_statuses}

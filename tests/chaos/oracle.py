@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 import schemas
 from schemas.dataset import Dataset
+from schemas.identity import ENCODER_NAMES
 from schemas.quarantine import read_quarantined
+from schemas.row import LatentRow, Row
 from schemas.storage import Store
 from schemas.validator import validate
 from tests.chaos.runner import ChaosFailure
@@ -113,6 +116,7 @@ def _figures(record: Any) -> tuple[object, ...]:
 
 
 def _same_index(folder: Path, ledger: Dataset) -> None:
+    require((folder / "index.arrow").is_file(), "an index", "none")
     index = schemas.open_dataset(str(folder), source="index")
     for group in ledger.groups:
         for shard in ledger.shards(group):
@@ -120,22 +124,30 @@ def _same_index(folder: Path, ledger: Dataset) -> None:
             require(same, f"{group}/{shard} is in the index as in the ledger", "another record")
 
 
-def _same_rows(left: Iterable[Any], right: Iterable[Any], where: str) -> None:
-    for one, other in zip(left, right, strict=True):
+def _same_rows(
+    left: Iterable[Row] | Iterable[LatentRow], right: Iterable[Row] | Iterable[LatentRow], where: str
+) -> None:
+    for one, other in zip_longest(left, right):
+        require(one is not None and other is not None, f"{where}: as many rows", "a row too many or too few")
         require(_bits(one) == _bits(other), f"{where}: {one.key} bit for bit", other.key)
 
 
-def _bits(value: Any) -> object:
+def _bits(row: Row | LatentRow) -> list[object]:
     """All that a row holds, tensors as their bytes."""
-    if isinstance(value, np.ndarray):
-        return (str(value.dtype), value.shape, value.tobytes())
-    if dataclasses.is_dataclass(value):
-        return {field.name: _bits(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {name: _bits(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_bits(part) for part in value]
-    return value
+    if isinstance(row, LatentRow):
+        image = [] if row.is_null else [row.original_size, row.crop, row.size, *_tensor(row.latents)]
+        return [row.key, row.is_null, *image]
+    found: list[object] = [row.key, row.caption, row.is_null]
+    for name in () if row.is_null else ENCODER_NAMES:
+        encoded = row[name]
+        found += [encoded.num_tokens, encoded.truncated]
+        for tensor in (encoded.hidden, encoded.pooled, encoded.eos):
+            found += [None] if tensor is None else _tensor(tensor)
+    return found
+
+
+def _tensor(tensor: npt.NDArray[np.generic]) -> list[object]:
+    return [str(tensor.dtype), tensor.shape, tensor.tobytes()]
 
 
 def _quarantine(folder: Path, dataset: Dataset, poisons: Sequence[Poison], max_attempts: int) -> None:
