@@ -81,7 +81,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(MAKE) --no-print-directory check-python
 	@echo "==> making the environment in $(VENV) (a few minutes and about 7 GB; once)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[pipeline,trainer,test]' -c constraints.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[pipeline,cluster,trainer,test]' -c constraints.txt
 	@touch $(INSTALLED)
 
 check-python:
