@@ -69,7 +69,8 @@ def _difference(expected: pa.Schema, found: pa.Schema) -> tuple[str, str]:
             return f"{_text(name)} = {_text(left.get(name))}", f"{_text(name)} = {_text(right.get(name))}"
     for index in range(max(len(expected), len(found))):
         fields = [schema.field(index) if index < len(schema) else None for schema in (expected, found)]
-        if fields[0] != fields[1]:
+        # pyarrow cannot compare a field with None.
+        if any(field is None for field in fields) or fields[0] != fields[1]:
             return f"column {index}: {fields[0]}", f"column {index}: {fields[1]}"
     return "the schema of SPEC.md section 4", "field metadata beside it"
 
