@@ -127,8 +127,10 @@ def _same_index(folder: Path, ledger: Dataset) -> None:
 def _same_rows(
     left: Iterable[Row] | Iterable[LatentRow], right: Iterable[Row] | Iterable[LatentRow], where: str
 ) -> None:
-    for one, other in zip_longest(left, right):
-        require(one is not None and other is not None, f"{where}: as many rows", "a row too many or too few")
+    pairs: Iterable[tuple[Row | LatentRow | None, Row | LatentRow | None]] = zip_longest(left, right)
+    for one, other in pairs:
+        if one is None or other is None:
+            raise ChaosFailure(f"expected: {where}: as many rows; found: more or fewer")
         require(_bits(one) == _bits(other), f"{where}: {one.key} bit for bit", other.key)
 
 
