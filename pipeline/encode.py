@@ -73,7 +73,8 @@ def _run_leased(
     else:
         print("Nothing to encode: every shard is committed" + (" or quarantined." if plan.quarantined else "."))
     # After a stop or a lost lease, workers of somebody else's may be writing what looks like an orphan.
-    alone = not outcome.stopped and not lease.lost
+    # After a failure too: what was given up may still be at work behind a cut link.
+    alone = not outcome.stopped and not lease.lost and not outcome.failures
     totals = finalize(dataset, config.groups, lease.dead if alone else (), collect_orphans=alone)
     print_summary(config, plan, outcome, totals)
     return _status(plan, outcome, totals)

@@ -81,10 +81,26 @@ def commit(store: Store, record: LedgerRecord, rejects: StoredRejects) -> bool:
         return False
     for part in record.parts:
         _require_stored(store, record.shard, part)
-    if rejects.entry is not None:
-        # Left by an attempt that died before its record, this may be there with other content; no record refers to it.
-        store.replace(rejects_path(record.group, record.shard), rejects.data)
+    if rejects.entry is not None and not _store_rejects(store, record, rejects.data):
+        return False
     return store.create(path, record.dump())
+
+
+def _store_rejects(store: Store, record: LedgerRecord, data: bytes) -> bool:
+    """Writes the rejects file; False, and nothing is changed, if a record of another writer refers to the one there.
+
+    Its name is no digest of its content, and a writer may have been cut off for minutes since it saw no record: so it
+    is created, and one that is there is looked at before it is replaced.
+    """
+    path = rejects_path(record.group, record.shard)
+    if store.create(path, data):
+        return True
+    if store.head(record_path(record.group, record.shard)) is not None:
+        return False
+    # Left by an attempt that died before its record; no record refers to it.
+    if store.get(path) != data:
+        store.replace(path, data)
+    return True
 
 
 def _require_stored(store: Store, shard: str, part: Part) -> None:

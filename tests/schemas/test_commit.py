@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import schemas.commit
 from schemas.commit import StoredRejects, commit, prepare_rejects
 from schemas.errors import ContractError, MissingObjectError
 from schemas.ledger import LedgerRecord, part_path, read_record, record_path, rejects_path
@@ -54,6 +56,25 @@ def test_a_zombie_does_not_touch_the_winners_rejects(prepared: tuple[Store, Ledg
     other = prepare_rejects([Reject(key="00002", code="caption-missing", reason="another sentence")])
     zombie = record.model_copy(update={"rejects": other.entry})
     assert not commit(store, zombie, other)
+    assert store.get(rejects_path("txt", "a/b")) == REJECTS.data
+
+
+def test_a_zombie_that_saw_no_record_does_not_touch_the_winners_rejects(
+    prepared: tuple[Store, LedgerRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is cut off between its look at the ledger and its next word, and somebody else commits meanwhile."""
+    store, record = prepared
+    other = prepare_rejects([Reject(key="00002", code="caption-missing", reason="another sentence")])
+    zombie = record.model_copy(update={"rejects": other.entry})
+    look = schemas.commit._require_stored
+
+    def be_cut_off(*arguments: Any) -> None:
+        monkeypatch.setattr("schemas.commit._require_stored", look)
+        assert commit(store, record, REJECTS)
+
+    monkeypatch.setattr("schemas.commit._require_stored", be_cut_off)
+    assert not commit(store, zombie, other)
+    assert read_record(store, "txt", "a/b") == record
     assert store.get(rejects_path("txt", "a/b")) == REJECTS.data
 
 
