@@ -15,6 +15,8 @@ from pipeline.job.loop_config import LoopConfig
 from schemas.errors import EncodeOnceError, StorageError
 
 _MAX_BOOT_RETRY_SECONDS = 30.0
+_CLUSTER_SECONDS = 1.0
+"""After so long without a ready worker it is looked whether there is a cluster."""
 
 
 class WorkerBootError(EncodeOnceError):
@@ -126,12 +128,20 @@ class Crew:
         """Warns, and at last gives up, while no worker is ready.
 
         Raises:
-            WorkerBootError: None was ready for `boot_timeout_seconds`.
+            WorkerBootError: None was ready for `boot_timeout_seconds`, or the cluster has lost its only node.
         """
         if self.idle or self.busy:
             self._none_ready_since = self._last_warning = now
             return
         seconds = now - self._none_ready_since
+        if seconds >= _CLUSTER_SECONDS and not self._config.nodes_can_join and not any(n["Alive"] for n in ray.nodes()):
+            raise WorkerBootError(
+                "cluster-lost",
+                where="the Ray cluster that this run has started",
+                expected="its one node to live",
+                actual="it is dead, and its workers with it",
+                remedy="run the same command again, it resumes; if nobody killed Ray's raylet, look for want of memory",
+            )
         timeout = self._config.boot_timeout_seconds
         if timeout is not None and seconds >= timeout:
             raise WorkerBootError(

@@ -21,6 +21,8 @@ class LoopConfig:
     """Pause after a failed boot, doubled with each in a row, up to 30 s: a GPU is not free at once after a death."""
     boot_timeout_seconds: float | None = 1800.0
     """The job ends when for so long no worker was ready, None to wait for ever (an autoscaler, a queue)."""
+    nodes_can_join: bool = True
+    """Whether a cluster without a node may get one: not one of our own, so there the job ends at once."""
     boot_warning_seconds: float = 30.0
     """How often `WaitingForWorkers` is sent while no worker is ready."""
     max_worker_failures: int = 3

@@ -92,6 +92,7 @@ def run_job(
 
         loop = LoopConfig(
             num_workers=shape.num_workers,
+            nodes_can_join=not cluster.is_local,
             max_attempts=config.max_attempts,
             unit_timeout_seconds=config.shard_timeout_seconds,
             stop_grace_seconds=config.stop_grace_seconds,
