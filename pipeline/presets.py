@@ -36,7 +36,7 @@ class EncodeConfig(LatentOptions, CaptionOptions, _InputAndOutput):
     """Encode the captions of tars with three text encoders, and their images, once."""
 
     num_workers: int | None = None
-    """Workers at a time. Default: one a GPU; on the CPU one for every four cores."""
+    """Workers at a time. Default: one a GPU, on the CPU one for every four cores; more as nodes join while it runs."""
 
     gpus_per_worker: float = 1.0
     """GPUs of a worker; a fraction lets several share one."""

@@ -143,6 +143,16 @@ def worker_shape(
     return WorkerShape(wanted, num_cpus, 0.0, max(1, int(num_cpus)))
 
 
+def room_for(cluster: Cluster, shape: WorkerShape) -> int:
+    """How many workers of a shape the cluster's nodes have room for now."""
+    num = 0
+    for node in cluster.nodes():
+        by_cpu = node.get("CPU", 0) / shape.num_cpus if shape.num_cpus else math.inf
+        by_gpu = node.get("GPU", 0) / shape.num_gpus if shape.num_gpus else math.inf
+        num += int(min(by_cpu, by_gpu))
+    return num
+
+
 @contextlib.contextmanager
 def _connected(address: str, settings: Mapping[str, Any]) -> Iterator[Cluster]:
     with _signal_handlers_kept():

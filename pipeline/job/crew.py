@@ -56,7 +56,7 @@ class Crew:
         self._config = config
         self._emit = on_event
         self._num_started = 0
-        self._num_places = config.num_workers
+        self._num_places = self._num_room = config.num_workers
         self._boot_failures = 0
         self._boot_not_before = 0.0
         self._none_ready_since = self._last_warning = time.monotonic()
@@ -70,6 +70,13 @@ class Crew:
             worker = Worker(self._num_started, actor, time.monotonic())
             self._num_started += 1
             self.booting[actor.ready.remote()] = worker
+
+    def widen(self, num_places: int) -> None:
+        """The cluster has room for so many workers; those there is less room for keep their places."""
+        grown = num_places - self._num_room
+        if grown > 0:
+            self._num_room += grown
+            self._num_places += grown
 
     def wait(self, timeout_seconds: float) -> list[Any]:
         """References of boots and units that ended, all there are, after waiting for the first."""

@@ -195,6 +195,8 @@ class _Loop:
 
     def _report(self) -> None:
         crew = self.crew
+        if self.config.find_room is not None:
+            crew.widen(self.config.find_room())
         for worker, figures in crew.poll():
             self._emit(UnitProgress(worker.unit, worker.number, figures))
         self._emit(Tick(len(crew.idle) + len(crew.busy), len(crew.booting), len(crew.busy)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -11,6 +12,9 @@ class LoopConfig:
 
     num_workers: int
     """Actors at a time; fewer are started when there are fewer units."""
+    find_room: Callable[[], int] | None = None
+    """Asked every `progress_seconds`: for how many workers there is room now. A job whose cluster has grown takes more
+    workers than `num_workers`; it never takes fewer. None: `num_workers` it is."""
     max_attempts: int = 3
     """A unit is given up after this many failed attempts."""
     max_lost_attempts: int = 10

@@ -17,7 +17,7 @@ from pipeline.caption_options import encoder_config
 from pipeline.counters import Counters
 from pipeline.encoders import EncoderConfig
 from pipeline.engine_settings import CPU_SETTINGS, GPU_SETTINGS
-from pipeline.job.cluster import connect, worker_shape
+from pipeline.job.cluster import connect, room_for, worker_shape
 from pipeline.job.events import Event, UnitFailed, UnitFailure
 from pipeline.job.lease import Lease
 from pipeline.job.loop import run_units
@@ -92,6 +92,7 @@ def run_job(
 
         loop = LoopConfig(
             num_workers=shape.num_workers,
+            find_room=(lambda: room_for(cluster, shape)) if config.num_workers is None else None,
             nodes_can_join=not cluster.is_local,
             max_attempts=config.max_attempts,
             unit_timeout_seconds=config.shard_timeout_seconds,
