@@ -136,7 +136,7 @@ class Hosts:
 
     def _boot(self, name: str, address: str) -> Host:
         command = ["setpriv", "--pdeathsig", "KILL", "unshare", *_APART, "sh", "-c", _BOOT, name]
-        holder = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        holder = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 20
         while True:
             assert holder.poll() is None, f"host {name} did not start"

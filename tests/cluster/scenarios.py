@@ -1,0 +1,135 @@
+"""What is done to a running cluster. Each returns figures; what must hold is asserted on the way."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.cluster import jobs
+from tests.cluster.ray_hosts import RAY, RayHosts
+
+
+@dataclass
+class Stage:
+    """Where a scenario plays."""
+
+    cluster: RayHosts
+    tars: Path
+    expected: dict[tuple[str, str], dict[str, Any]]
+    """What an undisturbed job makes."""
+    folder: Path
+    num_played: int = 0
+
+    def new(self, kind: str) -> tuple[str, Path]:
+        """A name for a driver's log, and a dataset that is not there yet."""
+        self.num_played += 1
+        name = f"{kind}{self.num_played}"
+        return name, self.folder / name
+
+
+def node_added_then_killed(stage: Stage, moments: random.Random) -> dict[str, float]:
+    """A job submitted to a cluster of one node gets a second one while it runs, then loses the first outright."""
+    cluster, (name, dataset) = stage.cluster, stage.new("killed")
+    first = cluster.machines.living[-1]
+    jobs.set_pace(stage.folder, 600.0)
+    submit = [RAY, "job", "submit", "--address", "http://127.0.0.1:8265", "--", sys.executable, "-m", "pipeline"]
+    argv = [*submit, *jobs.encode(stage.tars, dataset)]
+    driver = cluster.head.start(argv, variables=cluster.environment(), log=cluster.log(name))
+    wait_until(lambda: " is ready " in cluster.log(name).read_text(), "the first worker")
+    second = cluster.add_node(**jobs.paced(stage.folder))
+    wait_until(lambda: cluster.log(name).read_text().count(" is ready ") >= 2, "a worker on the node that was added")
+    jobs.set_pace(stage.folder, 0.5)
+    time.sleep(moments.uniform(0.0, 3.0))
+    before = jobs.ledger(dataset)
+    cluster.machines.kill(first)
+    killed = time.monotonic()
+    jobs.set_pace(stage.folder, 0.0)
+    jobs.finish(cluster, driver, name)
+    seconds = time.monotonic() - killed
+    after = jobs.ledger(dataset)
+    assert {path: after[path] for path in before} == before, "a committed record changed"
+    assert second.name in jobs.writers(dataset)
+    assert jobs.contents(dataset) == stage.expected
+    assert jobs.left_over(dataset) == []
+    return {"records_before": len(before), "seconds_to_end": round(seconds, 1)}
+
+
+def zombie_behind_a_cut(stage: Stage) -> dict[str, float]:
+    """A writer is cut off between its look at the ledger and its record; when the job is done, it goes on."""
+    cluster, (name, dataset) = stage.cluster, stage.new("zombie")
+    hold = stage.folder / f"hold{stage.num_played}"
+    hold.mkdir()
+    good = cluster.machines.living[-1]
+    victim = cluster.add_node(**jobs.paced(stage.folder, ENCODE_ONCE_HOLD=str(hold)))
+    jobs.set_pace(stage.folder, 600.0)
+    driver = cluster.driver(*jobs.encode(stage.tars, dataset, "--num-workers", "2"), name=name)
+    wait_until(lambda: cluster.log(name).read_text().count(" is ready ") >= 2, "both workers")
+    jobs.set_pace(stage.folder, 0.5)
+    wait_until((hold / "held").exists, "a commit on the victim")
+    cluster.machines.cut(victim)
+    since = time.monotonic()
+    jobs.finish(cluster, driver, name)
+    seconds = time.monotonic() - since
+    before = jobs.ledger(dataset)
+    assert jobs.contents(dataset) == stage.expected
+    assert jobs.writers(dataset) == {good.name}
+    cluster.machines.heal(victim)
+    (hold / "release").touch()
+    # Ray may end it as soon as it hears that it counts as dead; a longer life is the harder case.
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and not (hold / "ended").exists():
+        time.sleep(0.05)
+    ended = (hold / "ended").read_text() if (hold / "ended").exists() else "ended by Ray"
+    assert ended in ("committed: False", "ended by Ray")
+    assert jobs.ledger(dataset) == before
+    assert jobs.contents(dataset) == stage.expected
+    cluster.machines.kill(victim)
+    return {"seconds_to_end": round(seconds, 1), "zombie_went_on": ended == "committed: False"}
+
+
+def cut_and_healed(stage: Stage, cut_seconds: float) -> dict[str, float]:
+    """A node is out of reach for a while, with work in flight."""
+    cluster, (name, dataset) = stage.cluster, stage.new("cut")
+    victim = cluster.add_node(**jobs.paced(stage.folder))
+    jobs.set_pace(stage.folder, 600.0)
+    driver = cluster.driver(*jobs.encode(stage.tars, dataset, "--num-workers", "2"), name=name)
+    wait_until(lambda: cluster.log(name).read_text().count(" is ready ") >= 2, "both workers")
+    cluster.machines.cut(victim)
+    since = time.monotonic()
+    jobs.set_pace(stage.folder, 0.0)
+    time.sleep(cut_seconds)
+    cluster.machines.heal(victim)
+    jobs.finish(cluster, driver, name)
+    seconds = time.monotonic() - since
+    assert jobs.contents(dataset) == stage.expected
+    cluster.machines.kill(victim)
+    return {"cut_seconds": cut_seconds, "seconds_to_end": round(seconds, 1)}
+
+
+def two_drivers(stage: Stage) -> dict[str, float]:
+    """The same command twice at the same moment: at most one goes on, and a third finds a sound dataset."""
+    cluster, (name, dataset) = stage.cluster, stage.new("two")
+    names = [f"{name}-{number}" for number in range(2)]
+    drivers = [cluster.driver(*jobs.encode(stage.tars, dataset), name=each) for each in names]
+    statuses = sorted(driver.wait(timeout=200) for driver in drivers)
+    outputs = [cluster.log(each).read_text() for each in names]
+    # Both give way only where the store's clock cannot tell which came first.
+    assert statuses in ([0, 1], [1, 1]), outputs
+    assert sum("run-live" in output for output in outputs) == statuses.count(1), outputs
+    if statuses == [1, 1]:
+        jobs.finish(cluster, cluster.driver(*jobs.encode(stage.tars, dataset), name=name), name)
+    assert jobs.contents(dataset) == stage.expected
+    assert jobs.left_over(dataset) == []
+    return {"refused": statuses.count(1)}
+
+
+def wait_until(holds: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"waited in vain for: {what}"
+        time.sleep(0.02)
