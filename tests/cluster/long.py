@@ -10,11 +10,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from tests.cluster import jobs
+from tests.cluster.bucket import SETTINGS, start_bucket
 from tests.cluster.ray_hosts import QUICK_TO_NOTICE, ray_hosts
 from tests.cluster.scenarios import Stage, cut_and_healed, node_added_then_killed, two_drivers, zombie_behind_a_cut
 
@@ -42,6 +44,8 @@ def main() -> int:
             if count == 0:
                 continue
             with ray_hosts(**settings) as cluster:
+                if "AWS_ENDPOINT" in settings:
+                    start_bucket(cluster)
                 own = Path(folder, kind)
                 own.mkdir()
                 cluster.add_node(**jobs.paced(own))
@@ -54,7 +58,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-Play = Callable[[Stage], dict[str, float]]
+Play = Callable[[Stage], dict[str, Any]]
 
 
 def _plan(options: argparse.Namespace, moments: random.Random) -> list[tuple[str, int, dict[str, str], Play]]:
@@ -63,7 +67,8 @@ def _plan(options: argparse.Namespace, moments: random.Random) -> list[tuple[str
         ("node_kills", options.kills, QUICK_TO_NOTICE, lambda stage: node_added_then_killed(stage, moments)),
         ("cuts_of_30_s", options.cuts, {}, lambda stage: cut_and_healed(stage, 30.0)),
         ("cuts_for_ever", options.cuts, {}, zombie_behind_a_cut),
-        ("two_drivers", options.drivers, QUICK_TO_NOTICE, two_drivers),
+        ("two_drivers_on_a_folder", options.drivers, QUICK_TO_NOTICE, two_drivers),
+        ("two_drivers_on_s3", options.drivers, QUICK_TO_NOTICE | SETTINGS, partial(two_drivers, in_bucket=True)),
     ]
 
 

@@ -66,10 +66,10 @@ class RayHosts:
             **variables,
         }
 
-    def add_node(self, num_cpus: int = 1, **variables: str) -> Host:
-        """One more node that works."""
+    def add_node(self, **variables: str) -> Host:
+        """One more node that works, with room for one worker."""
         self._num_nodes += 1
-        return self._start(f"node{self._num_nodes}", f"--address={self.address}", f"--num-cpus={num_cpus}", **variables)
+        return self._start(f"node{self._num_nodes}", f"--address={self.address}", "--num-cpus=1", **variables)
 
     def driver(self, *arguments: str, name: str = "driver", on: Host | None = None) -> subprocess.Popen[str]:
         """Starts `python -m pipeline arguments` on the head, or on another host; its output is `log(name)`."""

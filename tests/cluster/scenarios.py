@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster import jobs
+from tests.cluster.bucket import BUCKET, copy_of
 from tests.cluster.ray_hosts import RAY, RayHosts
 
 
@@ -32,7 +33,7 @@ class Stage:
         return name, self.folder / name
 
 
-def node_added_then_killed(stage: Stage, moments: random.Random) -> dict[str, float]:
+def node_added_then_killed(stage: Stage, moments: random.Random) -> dict[str, Any]:
     """A job submitted to a cluster of one node gets a second one while it runs, then loses the first outright."""
     cluster, (name, dataset) = stage.cluster, stage.new("killed")
     first = cluster.machines.living[-1]
@@ -59,7 +60,7 @@ def node_added_then_killed(stage: Stage, moments: random.Random) -> dict[str, fl
     return {"records_before": len(before), "seconds_to_end": round(seconds, 1)}
 
 
-def zombie_behind_a_cut(stage: Stage) -> dict[str, float]:
+def zombie_behind_a_cut(stage: Stage) -> dict[str, Any]:
     """A writer is cut off between its look at the ledger and its record; when the job is done, it goes on."""
     cluster, (name, dataset) = stage.cluster, stage.new("zombie")
     hold = stage.folder / f"hold{stage.num_played}"
@@ -92,7 +93,7 @@ def zombie_behind_a_cut(stage: Stage) -> dict[str, float]:
     return {"seconds_to_end": round(seconds, 1), "zombie_went_on": ended == "committed: False"}
 
 
-def cut_and_healed(stage: Stage, cut_seconds: float) -> dict[str, float]:
+def cut_and_healed(stage: Stage, cut_seconds: float) -> dict[str, Any]:
     """A node is out of reach for a while, with work in flight."""
     cluster, (name, dataset) = stage.cluster, stage.new("cut")
     victim = cluster.add_node(**jobs.paced(stage.folder))
@@ -111,9 +112,10 @@ def cut_and_healed(stage: Stage, cut_seconds: float) -> dict[str, float]:
     return {"cut_seconds": cut_seconds, "seconds_to_end": round(seconds, 1)}
 
 
-def two_drivers(stage: Stage) -> dict[str, float]:
-    """The same command twice at the same moment: at most one goes on, and a third finds a sound dataset."""
-    cluster, (name, dataset) = stage.cluster, stage.new("two")
+def two_drivers(stage: Stage, *, in_bucket: bool = False) -> dict[str, Any]:
+    """The same command twice at the same moment: at most one goes on, and the dataset is sound."""
+    cluster, (name, folder) = stage.cluster, stage.new("two")
+    dataset = f"s3://{BUCKET}/{name}" if in_bucket else folder
     names = [f"{name}-{number}" for number in range(2)]
     drivers = [cluster.driver(*jobs.encode(stage.tars, dataset), name=each) for each in names]
     statuses = sorted(driver.wait(timeout=200) for driver in drivers)
@@ -123,8 +125,10 @@ def two_drivers(stage: Stage) -> dict[str, float]:
     assert sum("run-live" in output for output in outputs) == statuses.count(1), outputs
     if statuses == [1, 1]:
         jobs.finish(cluster, cluster.driver(*jobs.encode(stage.tars, dataset), name=name), name)
-    assert jobs.contents(dataset) == stage.expected
-    assert jobs.left_over(dataset) == []
+    if isinstance(dataset, str):
+        copy_of(cluster, dataset, folder)
+    assert jobs.contents(folder) == stage.expected
+    assert jobs.left_over(folder) == []
     return {"refused": statuses.count(1)}
 
 

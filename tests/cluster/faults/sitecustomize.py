@@ -1,12 +1,14 @@
 """Python runs this at its start on a host whose PYTHONPATH names this folder: its encoder is slow, or cut off.
 
-`ENCODE_ONCE_PACE`: a file that says how many seconds longer a shard takes, and may be changed meanwhile. `ENCODE_ONCE_HOLD`: a folder. The first commit that gets
-there stops between its look at the ledger and its record, says so in `held`, and goes on when `release` is there; what
-it writes differs from what anybody else would write.
+`ENCODE_ONCE_PACE`: a file that says how many seconds longer a shard takes, and may be changed meanwhile.
+`ENCODE_ONCE_HOLD`: a folder. The first commit that gets there stops between its look at the ledger and its record, says
+so in `held`, and goes on when `release` is there; what it writes differs from what anybody else would write.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import importlib.abc
 import importlib.machinery
 import os
@@ -62,12 +64,10 @@ def _held(module: Any) -> None:
     original = module.commit
 
     def commit(store: Any, record: Any, rejects: Any) -> bool:
-        import schemas.commit as inner
-
+        inner: Any = importlib.import_module("schemas.commit")
         if (folder / "held").exists():
             return bool(original(store, record, rejects))
         # Where nothing but the record is left to write.
-        found: list[bool] = []
         look = inner._require_stored
 
         def wait(*arguments: Any) -> None:
@@ -79,13 +79,11 @@ def _held(module: Any) -> None:
 
         inner._require_stored = wait
         data = rejects.data.replace(b"caption", b"CAPTION")
-        entry = record.rejects and inner.RejectsObject(
-            num_bytes=len(data), sha256=inner.hashlib.sha256(data).hexdigest()
-        )
+        entry = record.rejects and inner.RejectsObject(num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
         other = inner.StoredRejects(data, entry)
-        found.append(original(store, record.model_copy(update={"rejects": entry}), other))
-        (folder / "ended").write_text(f"committed: {found[0]}")
-        return found[0]
+        won = bool(original(store, record.model_copy(update={"rejects": entry}), other))
+        (folder / "ended").write_text(f"committed: {won}")
+        return won
 
     module.commit = commit
 
