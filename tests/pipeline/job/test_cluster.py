@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.job.cluster import Cluster, WorkerShape, worker_shape
+from pipeline.job.cluster import Cluster, WorkerShape, room_for, worker_shape
 from pipeline.job.folder import private_folder
 from schemas.errors import ConfigError
 from tests.pipeline.job import ray_process
@@ -166,6 +166,8 @@ def test_workers_fit_the_nodes(nodes: list[dict[str, float]], asked: dict[str, A
             for node in nodes
         )
         assert room >= shape.num_workers
+        assert room_for(Nodes(*nodes), shape) == room
+        assert room_for(Nodes(*nodes, *nodes), shape) == 2 * room
 
 
 @pytest.mark.parametrize(
