@@ -8,6 +8,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,16 +64,13 @@ def carry_out(campaign: Campaign, folder: Path, say: Callable[[str], None]) -> d
         say: Told of each run.
     """
     good, mixed = _inputs(campaign, folder)
-    expected = {container: folder / f"expected-{container}" for container in ("arrow", "webdataset")}
     done: Counter[str] = Counter()
     runs: list[dict[str, Any]] = []
     recovery: dict[str, list[float]] = {}
     began = time.monotonic()
     while min(done["kill-actor"], done["kill-driver"]) < campaign.kills and len(runs) < campaign.max_runs:
         schedule = draw(campaign.seed, len(runs), campaign.counts, longest_wait=campaign.longest_wait)
-        if not expected[schedule.container].exists():
-            _undisturbed(good, expected[schedule.container], schedule.container)
-        report, outcome = _one(campaign, schedule, mixed, expected[schedule.container], folder)
+        report, outcome = _one(campaign, schedule, good, mixed, folder)
         runs.append(report)
         say(f"run {schedule.number}: {json.dumps({k: v for k, v in report.items() if k != 'schedule'})}")
         if outcome is None:
@@ -92,12 +90,12 @@ def carry_out(campaign: Campaign, folder: Path, say: Callable[[str], None]) -> d
 
 
 def _one(
-    campaign: Campaign, schedule: Schedule, inputs: Path, expected: Path, folder: Path
+    campaign: Campaign, schedule: Schedule, good: Path, mixed: Path, folder: Path
 ) -> tuple[dict[str, Any], Outcome | None]:
-    own = folder / f"run-{schedule.number}"
+    own, expected = folder / f"run-{schedule.number}", folder / f"expected-{schedule.container}"
     own.mkdir()
     job = Job(
-        inputs,
+        mixed,
         own / "dataset",
         schedule.container,
         max_attempts=campaign.max_attempts,
@@ -106,7 +104,10 @@ def _one(
     poisons = [POISONS[name] for name in campaign.poisons]
     report: dict[str, Any] = {"run": schedule.number, "container": schedule.container, "schedule": str(schedule)}
     try:
-        outcome = run(job, schedule, own / "log.txt")
+        with ThreadPoolExecutor(1) as beside:
+            undisturbed = beside.submit(_undisturbed, good, expected, schedule.container)
+            outcome = run(job, schedule, own / "log.txt")
+            undisturbed.result()
         status = SOME_QUARANTINED if poisons else DONE
         require(outcome.exit_statuses[-1] == status, f"exit status {status}", outcome.exit_statuses)
         # A run in which something failed leaves the objects of dead attempts: they may not be dead yet.
@@ -132,6 +133,8 @@ def _inputs(campaign: Campaign, folder: Path) -> tuple[Path, Path]:
 
 
 def _undisturbed(tars: Path, dataset: Path, container: Container) -> None:
+    if dataset.exists():
+        return
     run_command(*Job(tars, dataset, container, num_workers=1).arguments())
 
 
