@@ -106,6 +106,8 @@ class ShardEncoder:
         """
         started = time.perf_counter()
         self.live = Counters()
+        if not groups:  # An attempt before this one had committed them all, and died before it could say so.
+            return ShardResult(tar.shard, (), self.live, 0.0)
         columns = [group for group in groups if group != LATENTS_GROUP]
         scan = scan_tar(self._inputs, tar, columns, images=LATENTS_GROUP in groups)
         source = Source(

@@ -9,9 +9,20 @@ from typing import Any
 from schemas.documents import unseal
 from schemas.index import INDEX_PATH, dump_index, read_ledger
 from schemas.latent_manifest import Manifests, read_manifests
-from schemas.ledger import PART_NAME, REJECTS_FOLDER, SHARDS_FOLDER, part_path, record_path, rejects_path
+from schemas.ledger import (
+    PART_NAME,
+    REJECTS_FOLDER,
+    SHARDS_FOLDER,
+    list_committed,
+    part_path,
+    record_path,
+    rejects_path,
+)
 from schemas.quarantine import QUARANTINE_FOLDER, quarantine_path
 from schemas.storage import TEMPORARY_SUFFIX, Store
+
+_INDEX_ATTEMPTS = 3
+"""Of a run that was stopped: another one may go on committing for hours."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +62,7 @@ def finalize(dataset: Store, groups: Iterable[str], dead_leases: Iterable[str], 
     Raises:
         DamagedDataError: A manifest or ledger record is not what was written; nothing is deleted then.
     """
-    manifests = read_manifests(dataset)
-    stored = read_ledger(dataset)
-    records = {name: unseal(data, where=dataset.locate(record_path(*name))) for name, data in stored.items()}
-    dataset.replace(INDEX_PATH, _index(stored, manifests, dataset.url))
+    records = _write_index(dataset)
     orphans = tuple(sorted(find_orphans(dataset, records))) if collect_orphans else ()
     dataset.delete([*orphans, *dead_leases])
     wanted = set(groups)
@@ -69,6 +77,22 @@ def finalize(dataset: Store, groups: Iterable[str], dead_leases: Iterable[str], 
         raw_bytes=sum(stats["raw_bytes"] for record in chosen for stats in record["stats"].values()),
         orphans=orphans,
     )
+
+
+def _write_index(dataset: Store) -> dict[tuple[str, str], dict[str, Any]]:
+    """Writes the index of all records, and returns their bodies.
+
+    A driver that was suspended on the way, and taken for dead, would put an index of long ago in place of a newer one.
+    So whoever has written one looks whether the ledger still is what it wrote.
+    """
+    manifests = read_manifests(dataset)
+    for _ in range(_INDEX_ATTEMPTS):
+        stored = read_ledger(dataset)
+        records = {name: unseal(data, where=dataset.locate(record_path(*name))) for name, data in stored.items()}
+        dataset.replace(INDEX_PATH, _index(stored, manifests, dataset.url))
+        if stored.keys() == {(group, shard) for group, shards in list_committed(dataset).items() for shard in shards}:
+            break
+    return records
 
 
 def _index(stored: dict[tuple[str, str], bytes], manifests: Manifests, where: str) -> bytes:

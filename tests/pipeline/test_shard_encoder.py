@@ -11,6 +11,7 @@ import torch
 
 import schemas
 from pipeline.batching import filled_up
+from pipeline.counters import Counters
 from pipeline.encoders import EncoderOutput, TextEncoder
 from pipeline.encoders.packed import PackedTokens
 from pipeline.shard_encoder import EngineSettings, ShardEncoder
@@ -121,6 +122,13 @@ def test_a_second_writer_changes_nothing(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert not encoder.encode(tar, ["txt"], 2).groups[0].committed
     assert before == {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+
+
+def test_a_shard_with_nothing_left_to_encode_is_done(tmp_path: Path) -> None:
+    """Its worker died after the last commit, before it could answer: the next attempt finds every group committed."""
+    tar = write_tar(tmp_path / "in" / "s.tar", [("a.txt", b"one")])
+    result = shard_encoder(tmp_path / "in", tmp_path / "out", small_encoders("none")).encode(tar, [], 2)
+    assert (result.shard, result.groups, result.counters) == ("s", (), Counters())
 
 
 def test_values_that_are_not_finite_are_rejects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,6 +174,24 @@ def test_finalize_writes_the_index_anew(dataset: Store, manifest: Manifest) -> N
     assert schemas.open_dataset(dataset.url).num_rows("txt") == 13
 
 
+def test_a_driver_that_was_suspended_leaves_no_index_of_long_ago(
+    dataset: Store, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its look at the ledger and its index another run commits a shard, and ends."""
+    replace = Store.replace
+
+    def replace_late(store: Store, path: str, data: bytes) -> None:
+        monkeypatch.setattr(Store, "replace", replace)
+        write_shard(dataset, manifest, "txt", "later", samples(3))
+        finalize(dataset, ["txt"], (), collect_orphans=True)
+        replace(store, path, data)
+
+    monkeypatch.setattr(Store, "replace", replace_late)
+    totals = finalize(dataset, ["txt"], (), collect_orphans=True)
+    assert schemas.open_dataset(dataset.url).num_rows("txt") == 13
+    assert totals.num_encoded == 13
+
+
 def test_finalize_deletes_nothing_when_a_record_is_damaged(dataset: Store, manifest: Manifest) -> None:
     """A damaged record refers to nothing that could be read: its parts would look like orphans."""
     path = record_path("txt", "a")
