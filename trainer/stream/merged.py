@@ -20,6 +20,7 @@ from schemas.planes import STORAGE_DTYPES, merge_planes
 from trainer.conditioning.assemble import TORCH_DTYPES, Conditioning
 from trainer.conditioning.layout import ContextLayout, Slot
 from trainer.stream.decode import CaptionChunk
+from trainer.stream.merge_kernel import merge_two_planes
 
 SourceRow = tuple[CaptionChunk, int]
 """A decoded chunk and a row of it."""
@@ -88,9 +89,12 @@ class HostAssembler:
         before, num_tokens = buffer.written[index, encoder], 0
         if row is not None and keep:
             chunk, number = row
-            num_tokens = _merge_rows(place, chunk.hidden[name].row(number), slot)
+            planes, width = chunk.hidden[name].row(number), slot.hidden_size
+            num_tokens = min(planes[0].size // width, slot.num_tokens)
+            _merge(planes, buffer.context[index], slot.token, slot.channel, num_tokens, width)
             if slot.pooled_size:
-                _merge(pooled, chunk.pooled[name].row(number))
+                stored = chunk.pooled[name].row(number)
+                _merge(stored, buffer.pooled, index, slot.pooled_channel, 1, slot.pooled_size)
         elif row is not None and self._empty is not None:
             hidden, stored_pooled = self._empty[name]
             num_tokens = min(len(hidden), slot.num_tokens)
@@ -127,19 +131,17 @@ class HostAssembler:
         return Conditioning(flat[:size].view(buffer.context.shape), flat[size:].view(buffer.pooled.shape))
 
 
-def _merge_rows(place: npt.NDArray[np.unsignedinteger], planes: Sequence[npt.NDArray[np.uint8]], slot: Slot) -> int:
-    num_tokens = min(planes[0].size // slot.hidden_size, slot.num_tokens)
-    size = num_tokens * slot.hidden_size
-    _merge(place[:num_tokens], [plane[:size].reshape(num_tokens, slot.hidden_size) for plane in planes])
-    return num_tokens
-
-
-def _merge(place: npt.NDArray[np.unsignedinteger], planes: Sequence[npt.NDArray[np.uint8]]) -> None:
-    """Puts an array of any strides together from its planes, of the same shape."""
+def _merge(
+    planes: Sequence[npt.NDArray[np.uint8]],
+    out: npt.NDArray[np.unsignedinteger],
+    row: int,
+    column: int,
+    num_rows: int,
+    width: int,
+) -> None:
+    """Puts a block of `out`, which is contiguous, together from its planes, each flat and at least as long."""
     if len(planes) == 2:
-        # Both calls widen block by block in the processor's first cache: twice as fast as strided byte copies.
-        np.multiply(planes[0], np.uint16(256), out=place)
-        np.add(place, planes[1], out=place)
+        merge_two_planes(planes[0], planes[1], out, row, column, num_rows, width)
         return
-    merged = merge_planes([plane.reshape(-1) for plane in planes], "float32")
-    place[...] = merged.view(place.dtype).reshape(place.shape)
+    merged = merge_planes([plane[: num_rows * width] for plane in planes], "float32").view(out.dtype)
+    out[row : row + num_rows, column : column + width] = merged.reshape(num_rows, width)
