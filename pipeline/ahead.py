@@ -32,20 +32,25 @@ class Queues:
     """The queues between the stages of a worker, as far as they exist at the moment; other threads may look."""
 
     def __init__(self) -> None:
-        self._queues: dict[str, tuple[queue.SimpleQueue[object], int]] = {}
+        self._queues: list[tuple[str, queue.SimpleQueue[object], int]] = []
 
     def depths(self) -> dict[str, QueueDepth]:
-        """By the name of the stage before it, in no order."""
-        return {name: QueueDepth(min(q.qsize(), room), room) for name, (q, room) in list(self._queues.items())}
+        """By the name of the stage before it, in no order; two shards' queues of one name are added up."""
+        depths: dict[str, QueueDepth] = {}
+        for name, items, room in list(self._queues):
+            before = depths.get(name, QueueDepth(0, 0))
+            depths[name] = QueueDepth(before.waiting + min(items.qsize(), room), before.room + room)
+        return depths
 
     @contextmanager
     def watch(self, name: str, items: queue.SimpleQueue[object], room: int) -> Iterator[None]:
         """Counts a queue among them for a while."""
-        self._queues[name] = (items, room)
+        watched = (name, items, room)
+        self._queues.append(watched)
         try:
             yield
         finally:
-            del self._queues[name]
+            self._queues.remove(watched)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 
@@ -16,6 +17,7 @@ from pipeline.engine_settings import EngineSettings
 from pipeline.group_encoder import Samples
 from pipeline.packing import pack_chunks
 from pipeline.repeated_captions import RepeatedCaptions
+from pipeline.turns import in_turn
 from pipeline.windows import read_windows, window_rows
 from schemas.arrow_schema import caption_schema
 from schemas.identity import ENCODER_NAMES, CaptionIdentity, require_same
@@ -33,6 +35,7 @@ class CaptionGroups:
         settings: Budgets.
         where: The manifest's place and this machine, for errors.
         queues: Where people can see how full the queues between stages are.
+        turn: Held while the device is used, so that shards may be worked on at the same time.
 
     Raises:
         IdentityMismatchError: The encoders loaded here are not the manifest's, such as other weights on this node.
@@ -45,12 +48,14 @@ class CaptionGroups:
         settings: EngineSettings,
         where: str,
         queues: Queues | None = None,
+        turn: threading.Lock | None = None,
     ) -> None:
         loaded = CaptionIdentity(**{name: encoders[name].identity for name in ENCODER_NAMES})
         require_same(manifest.captions, loaded, where=where)
         self.manifest = manifest
         self.settings = settings
         self.queues = queues
+        self.turn = turn or threading.Lock()
         self.engine = EncodeEngine(encoders, settings.batch_tokens)
 
     @property
@@ -111,7 +116,7 @@ class CaptionPass:
         tokenizers = {name: encoder.tokenizer for name, encoder in engine.encoders.items()}
         read, queues = read_windows(self._samples, self._group, rows, tokenizers), self._groups.queues
         with closing(ahead(read, 2, "tokenize", queues)) as windows:
-            encoded = engine.encode(windows, repeated)
+            encoded = in_turn(self._groups.turn, engine.encode(windows, repeated))
             with closing(ahead(encoded, 2, "encode", queues)) as out:
                 yield from out
 

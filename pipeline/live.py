@@ -22,14 +22,14 @@ _AFTER: dict[str, Bottleneck] = {
 
 @dataclass(frozen=True)
 class LiveFigures:
-    """Of the shard at hand.
+    """Of the shards at hand.
 
     Attributes:
-        counters: What was done of it.
+        counters: What was done of each, by shard.
         queues: How full the queues between the stages are.
     """
 
-    counters: Counters
+    counters: Mapping[str, Counters]
     queues: Mapping[str, QueueDepth] = field(default_factory=dict)
 
     @property

@@ -45,6 +45,10 @@ class EncodeConfig(LatentOptions, CaptionOptions, _InputAndOutput):
     """Address of a running Ray cluster: "auto" on one of its machines, or host:6379. Default: what RAY_ADDRESS says
     (`ray job submit` sets it), otherwise Ray on this machine only."""
 
+    shards_per_worker: int | None = None
+    """Shards that a worker has in hand, up to 4: while one is written, the next, whose tar it has read, is encoded.
+    Default: 2 on GPUs, 1 on CPUs, which have nothing to gain."""
+
     max_attempts: int = 3
     """A shard that fails so often is quarantined, and the job goes on."""
 
@@ -71,6 +75,7 @@ _POSITIVE = (
     "part_bytes",
     "num_workers",
     "gpus_per_worker",
+    "shards_per_worker",
     "batch_tokens",
     "max_attempts",
     "shard_timeout_seconds",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 from pipeline.ahead import Queues
 from pipeline.caption_groups import CaptionGroups
@@ -52,7 +54,7 @@ class ShardResult:
 
 
 class ShardEncoder:
-    """Encodes and commits shards, one after the other.
+    """Encodes and commits shards. Several threads may each work on one: they take turns on the device.
 
     Args:
         inputs: Where the tars are.
@@ -65,6 +67,7 @@ class ShardEncoder:
         latents: Encodes the images, if they are to be.
         on_count: Told of everything that adds to the figures, as it happens.
         queues: Where people can see how full the queues between stages are.
+        turn: The device's; whoever made `latents` has it too.
 
     Raises:
         IdentityMismatchError: The encoders loaded here are not the manifest's, such as other weights on this node.
@@ -82,11 +85,12 @@ class ShardEncoder:
         latents: GroupEncoder | None = None,
         on_count: Callable[[Counters], None] | None = None,
         queues: Queues | None = None,
+        turn: threading.Lock | None = None,
     ) -> None:
         where = f"{dataset.locate(MANIFEST_PATH)}, on {host_name()}"
         self._captions = None
         if manifest is not None:
-            self._captions = CaptionGroups(manifest, encoders, settings, where, queues)
+            self._captions = CaptionGroups(manifest, encoders, settings, where, queues, turn)
         self._on_count = on_count
         self._latents = latents
         self._inputs = inputs
@@ -94,8 +98,7 @@ class ShardEncoder:
         self._run_id = run_id
         self._device = device
         self._versions = library_versions()
-        self.live = Counters()
-        """Figures of the shard at hand, or of the last one; read by other threads."""
+        self._live: dict[str, Counters] = {}
 
     def encode(self, tar: InputTar, groups: Sequence[str], attempt: int) -> ShardResult:
         """Encodes groups of a tar and commits each as it is done.
@@ -105,9 +108,21 @@ class ShardEncoder:
                 committed, groups before it are.
         """
         started = time.perf_counter()
-        self.live = Counters()
         if not groups:  # An attempt before this one had committed them all, and died before it could say so.
-            return ShardResult(tar.shard, (), self.live, 0.0)
+            return ShardResult(tar.shard, (), Counters(), 0.0)
+        self._live[tar.shard] = Counters()
+        try:
+            results = self._encode_all(tar, groups, attempt)
+        finally:
+            counters = self._live.pop(tar.shard)
+        return ShardResult(tar.shard, results, counters, time.perf_counter() - started)
+
+    @property
+    def live(self) -> dict[str, Counters]:
+        """Figures of the shards at hand, for other threads."""
+        return dict(self._live)
+
+    def _encode_all(self, tar: InputTar, groups: Sequence[str], attempt: int) -> tuple[GroupResult, ...]:
         columns = [group for group in groups if group != LATENTS_GROUP]
         scan = scan_tar(self._inputs, tar, columns, images=LATENTS_GROUP in groups)
         source = Source(
@@ -116,8 +131,7 @@ class ShardEncoder:
             e_tag=tar.e_tag,
             damage=tuple(scan.damage[:_MAX_DAMAGE_RECORDED]),
         )
-        results = tuple(self.encode_group(scan, source, tar.shard, group, attempt) for group in groups)
-        return ShardResult(tar.shard, results, self.live, time.perf_counter() - started)
+        return tuple(self.encode_group(scan, source, tar.shard, group, attempt) for group in groups)
 
     def encode_group(self, samples: Samples, source: Source, shard: str, group: str, attempt: int) -> GroupResult:
         """Encodes and commits one group of samples that were read already.
@@ -130,7 +144,7 @@ class ShardEncoder:
         assert encoder is not None, f"nothing was loaded for group {group!r}"
         work = encoder.begin(samples, group)
         schema = encoder.schema(group, shard)
-        with closing(work.batches(schema, self._count)) as batches:
+        with closing(work.batches(schema, partial(self._count, shard))) as batches:
             parts = store_parts(self._dataset, batches, schema, group, shard, encoder.layout)
         # Damage hides nobody knows how many inputs; it stands in the record, not among the rejects that are counted.
         rejected = [reject for reject in samples.rejects_of(group) if reject.code not in DAMAGE_CODES] + work.rejects
@@ -153,7 +167,7 @@ class ShardEncoder:
             writer=self._writer(attempt, time.perf_counter() - started),
         )
         committed = commit(self._dataset, record, rejects)
-        self._count(Counters(num_rejects=record.num_rejects, num_bytes=record.num_bytes))
+        self._count(shard, Counters(num_rejects=record.num_rejects, num_bytes=record.num_bytes))
         return GroupResult(
             group,
             committed,
@@ -164,8 +178,9 @@ class ShardEncoder:
             record.num_bytes,
         )
 
-    def _count(self, counters: Counters) -> None:
-        self.live += counters
+    def _count(self, shard: str, counters: Counters) -> None:
+        if shard in self._live:
+            self._live[shard] += counters
         if self._on_count is not None:
             self._on_count(counters)
 

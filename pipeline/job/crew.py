@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -23,23 +23,33 @@ class WorkerBootError(EncodeOnceError):
     """No worker of the job starts."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Worker:
     """One actor process."""
 
     number: int
     actor: Any
-    since: float
-    """When it began what it is doing now."""
+    booting_since: float
     node_id: str | None = None
-    unit: str = ""
-    attempt: int = 0
-    is_straggler: bool = False
+    flights: list[Flight] = field(default_factory=list)
+    """In the order in which they were given: it works on the first and may prepare the others."""
     failures_in_a_row: int = 0
-    call: Any = None
-    """The `run()` call in flight."""
     poll: Any = None
     """A `progress()` call that was not answered yet."""
+
+
+@dataclass(eq=False)
+class Flight:
+    """An attempt at a unit, on a worker."""
+
+    worker: Worker
+    unit: str
+    attempt: int
+    call: Any
+    """Of `run()`."""
+    since: float
+    """When it became the first of its worker's."""
+    is_straggler: bool = False
 
 
 class Crew:
@@ -48,9 +58,9 @@ class Crew:
     def __init__(self, make_actor: Callable[[], Any], config: LoopConfig, on_event: Callable[[Event], None]) -> None:
         self.booting: dict[Any, Worker] = {}
         """By the reference of `ready()`."""
-        self.idle: dict[int, Worker] = {}
-        """By number."""
-        self.busy: dict[Any, Worker] = {}
+        self.ready: dict[int, Worker] = {}
+        """Idle and busy ones, by number."""
+        self.flights: dict[Any, Flight] = {}
         """By the reference of `run()`."""
         self._make_actor = make_actor
         self._config = config
@@ -61,11 +71,21 @@ class Crew:
         self._boot_not_before = 0.0
         self._none_ready_since = self._last_warning = time.monotonic()
 
+    @property
+    def idle(self) -> list[Worker]:
+        """Those that have booted and have nothing to do."""
+        return [worker for worker in self.ready.values() if not worker.flights]
+
+    @property
+    def busy(self) -> list[Worker]:
+        """Those that have something in flight."""
+        return [worker for worker in self.ready.values() if worker.flights]
+
     def recruit(self, num_wanted: int) -> None:
         """Starts workers until there are `num_wanted`, as far as places and the pause after a failed boot allow."""
         if time.monotonic() < self._boot_not_before:
             return
-        while len(self.booting) + len(self.idle) + len(self.busy) < min(num_wanted, self._num_places):
+        while len(self.booting) + len(self.ready) < min(num_wanted, self._num_places):
             actor = self._make_actor()
             worker = Worker(self._num_started, actor, time.monotonic())
             self._num_started += 1
@@ -80,7 +100,7 @@ class Crew:
 
     def wait(self, timeout_seconds: float) -> list[Any]:
         """References of boots and units that ended, all there are, after waiting for the first."""
-        refs = [*self.booting, *self.busy]
+        refs = [*self.booting, *self.flights]
         if not refs:
             time.sleep(timeout_seconds)
             return []
@@ -90,25 +110,29 @@ class Crew:
         return list(ended)
 
     def give(self, worker: Worker, unit: str, attempt: int) -> None:
-        """Has an idle worker run a unit."""
-        del self.idle[worker.number]
-        worker.unit, worker.attempt, worker.is_straggler = unit, attempt, False
-        worker.since = time.monotonic()
-        worker.call = worker.actor.run.remote(unit, attempt)
-        self.busy[worker.call] = worker
+        """Has a worker run a unit, beside what it has."""
+        flight = Flight(worker, unit, attempt, worker.actor.run.remote(unit, attempt), time.monotonic())
+        worker.flights.append(flight)
+        self.flights[flight.call] = flight
 
-    def set_idle(self, worker: Worker, *, failed: bool) -> None:
-        """A busy worker has ended its unit and lives."""
-        del self.busy[worker.call]
+    def landed(self, flight: Flight, *, failed: bool) -> None:
+        """An attempt has ended, and its worker lives."""
+        worker = flight.worker
+        del self.flights[flight.call]
+        was_first = worker.flights[0] is flight
+        worker.flights.remove(flight)
+        if was_first and worker.flights:
+            worker.flights[0].since = time.monotonic()
         worker.failures_in_a_row = worker.failures_in_a_row + 1 if failed else 0
-        worker.unit, worker.call, worker.poll = "", None, None
-        self.idle[worker.number] = worker
+        worker.poll = None  # Its answer would count this attempt once more.
 
     def replace(self, worker: Worker, reason: str) -> None:
         """A busy worker is dead or cannot be used: makes sure of it, and leaves its place free."""
-        del self.busy[worker.call]
+        for flight in worker.flights:
+            del self.flights[flight.call]
+        del self.ready[worker.number]
         _kill(worker)
-        if not self.idle and not self.busy:
+        if not self.ready:
             self._none_ready_since = self._last_warning = time.monotonic()
         self._emit(WorkerLost(worker.number, reason))
 
@@ -128,8 +152,8 @@ class Crew:
             return
         self._boot_failures = 0
         worker.node_id = info.get("node_id")
-        self.idle[worker.number] = worker
-        self._emit(WorkerReady(worker.number, info, now - worker.since))
+        self.ready[worker.number] = worker
+        self._emit(WorkerReady(worker.number, info, now - worker.booting_since))
 
     def watch(self, now: float) -> None:
         """Warns, and at last gives up, while no worker is ready.
@@ -137,7 +161,7 @@ class Crew:
         Raises:
             WorkerBootError: None was ready for `boot_timeout_seconds`, or the cluster has lost its only node.
         """
-        if self.idle or self.busy:
+        if self.ready:
             self._none_ready_since = self._last_warning = now
             return
         seconds = now - self._none_ready_since
@@ -165,7 +189,7 @@ class Crew:
 
     def poll(self) -> list[tuple[Worker, Any]]:
         """Live figures that have arrived since the last call; asks again. Never waits."""
-        asked = {worker.poll: worker for worker in self.busy.values() if worker.poll is not None}
+        asked = {worker.poll: worker for worker in self.busy if worker.poll is not None}
         answered = ray.wait(list(asked), num_returns=len(asked), timeout=0)[0] if asked else []
         figures = []
         for ref in answered:
@@ -177,24 +201,27 @@ class Crew:
                 continue
             if answer is not None:
                 figures.append((worker, answer))
-        for worker in self.busy.values():
+        for worker in self.busy:
             if worker.poll is None:
                 worker.poll = worker.actor.progress.remote()
         return figures
 
     def dismiss_waiting(self) -> None:
         """Ends the workers that have no unit."""
-        for worker in [*self.booting.values(), *self.idle.values()]:
+        idle = self.idle
+        for worker in [*self.booting.values(), *idle]:
             _kill(worker)
         self.booting.clear()
-        self.idle.clear()
+        for worker in idle:
+            del self.ready[worker.number]
 
     def dismiss(self) -> None:
         """Ends all workers."""
         self.dismiss_waiting()
-        for worker in self.busy.values():
+        for worker in self.ready.values():
             _kill(worker)
-        self.busy.clear()
+        self.ready.clear()
+        self.flights.clear()
 
     def _boot_failed(self, worker: Worker, error: Exception) -> None:
         _kill(worker)
@@ -210,7 +237,7 @@ class Crew:
         else:
             self._num_places -= 1
         self._emit(WorkerBootFailed(worker.number, fault.reason, self._boot_failures, pause))
-        if pause is not None or self.booting or self.idle or self.busy:
+        if pause is not None or self.booting or self.ready:
             return
         if isinstance(fault.cause, EncodeOnceError):
             raise fault.cause

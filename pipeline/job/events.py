@@ -80,7 +80,7 @@ class UnitRetried:
     worker: int
     reason: str
     counted: bool
-    """False if the attempt was lost with its node, which is not the unit's fault."""
+    """False if the attempt was lost with its node, or with a worker that had another unit too: that blames no unit."""
     traceback: str
     """Of the exception, where there was one; otherwise empty."""
 
@@ -115,10 +115,9 @@ class Straggler:
 
 
 @dataclass(frozen=True)
-class UnitProgress:
-    """Live figures of a unit in flight."""
+class WorkerProgress:
+    """Live figures of a busy worker."""
 
-    unit: str
     worker: int
     figures: Any
     """What the actor's `progress()` answered."""
@@ -152,7 +151,7 @@ Event = (
     | UnitRetried
     | UnitFailed
     | Straggler
-    | UnitProgress
+    | WorkerProgress
     | Stopping
     | Tick
 )

@@ -15,6 +15,10 @@ class LoopConfig:
     find_room: Callable[[], int] | None = None
     """Asked every `progress_seconds`: for how many workers there is room now. A job whose cluster has grown takes more
     workers than `num_workers`; it never takes fewer. None: `num_workers` it is."""
+    units_per_worker: int = 1
+    """More than one: while there are more untouched units than workers, a worker is given its next ones early, so that
+    it can prepare them and finish the one before at its leisure. Only first attempts share a worker: should it die,
+    nobody knows which unit it was, none is blamed, and each is tried again alone."""
     max_attempts: int = 3
     """A unit is given up after this many failed attempts."""
     max_lost_attempts: int = 10

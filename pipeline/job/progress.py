@@ -27,7 +27,7 @@ from rich.text import Text
 
 from pipeline.counters import Counters
 from pipeline.job.event_text import event_line
-from pipeline.job.events import Event, Tick, UnitDone, UnitFailed, UnitProgress, UnitRetried, WorkerLost, WorkerReady
+from pipeline.job.events import Event, Tick, UnitDone, UnitFailed, UnitRetried, WorkerLost, WorkerProgress, WorkerReady
 from pipeline.job.worker_figures import WorkerFigures
 
 _RATE_WINDOW_SECONDS = 60.0
@@ -111,9 +111,9 @@ class Progress:
             self._workers[event.worker] = WorkerFigures(now)
         elif isinstance(event, WorkerLost):
             self._workers.pop(event.worker, None)
-        elif isinstance(event, UnitProgress):
-            self._in_flight[event.unit] = event.figures.counters
-            self._worker(event.worker, now).progressed(event.unit, event.figures)
+        elif isinstance(event, WorkerProgress):
+            self._in_flight.update(event.figures.counters)
+            self._worker(event.worker, now).progressed(event.figures)
         elif isinstance(event, UnitDone):
             self._ended(event.unit, event.worker, now, event.result.counters)
             self._finished += event.result.counters
@@ -134,7 +134,7 @@ class Progress:
 
     def _ended(self, unit: str, worker: int, now: float, counters: Counters | None) -> None:
         self._in_flight.pop(unit, None)
-        self._worker(worker, now).ended(counters)
+        self._worker(worker, now).ended(unit, counters)
 
     def _worker(self, number: int, now: float) -> WorkerFigures:
         return self._workers.setdefault(number, WorkerFigures(now))
@@ -201,7 +201,7 @@ class Progress:
         table = Table.grid(padding=(0, 2))
         for _ in range(6):
             table.add_column(no_wrap=True, overflow="ellipsis")
-        busy = [(number, worker) for number, worker in self._workers.items() if worker.unit]
+        busy = [(number, worker) for number, worker in self._workers.items() if worker.is_busy]
         slowest = sorted(busy, key=lambda item: (item[1].rate("num_captions"), item[0]))
         for number, worker in slowest[:_SHOWN_WORKERS]:
             table.add_row(

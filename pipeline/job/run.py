@@ -24,7 +24,7 @@ from pipeline.job.loop import run_units
 from pipeline.job.loop_config import LoopConfig
 from pipeline.job.plan import Plan
 from pipeline.job.progress import Progress
-from pipeline.job.worker import EncodeWorker, WorkerOrder
+from pipeline.job.worker import MAX_SHARDS_PER_WORKER, EncodeWorker, WorkerOrder
 from pipeline.latents import LatentOptions
 from pipeline.presets import EncodeConfig
 from pipeline.provenance import now
@@ -35,6 +35,9 @@ from schemas.latent_manifest import LatentManifest, Manifests
 from schemas.manifest import Manifest
 from schemas.quarantine import Quarantined, write_quarantined
 from schemas.storage import Store
+
+_SHARDS_PER_WORKER = {"cuda": 2, "cpu": 1}
+"""A processor that computes has no time left in which to read and write something else."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ def run_job(
         loop = LoopConfig(
             num_workers=shape.num_workers,
             find_room=(lambda: room_for(cluster, shape)) if config.num_workers is None else None,
+            units_per_worker=min(config.shards_per_worker or _SHARDS_PER_WORKER[device], MAX_SHARDS_PER_WORKER),
             nodes_can_join=not cluster.is_local,
             max_attempts=config.max_attempts,
             unit_timeout_seconds=config.shard_timeout_seconds,

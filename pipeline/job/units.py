@@ -65,6 +65,15 @@ class UnitQueue:
                 return unit, len(history.reasons) + 1
         return None
 
+    def take_untouched(self, num_left: int) -> str | None:
+        """The next unit that was never tried, or None if it would leave fewer than `num_left` of them."""
+        while len(self._peeked) <= num_left:
+            unit = next(self._source, None)
+            if unit is None:
+                return None
+            self._peeked.append(unit)
+        return self._peeked.popleft()
+
     def fail(self, unit: str, worker: int, reason: str, *, counted: bool) -> UnitFailure | None:
         """Notes a failed attempt.
 

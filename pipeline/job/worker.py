@@ -1,8 +1,9 @@
-"""The Ray actor: loads the encoders once, then encodes one shard at a time."""
+"""The Ray actor: loads the encoders once, then encodes shards."""
 
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,9 @@ from schemas.ledger import record_path
 from schemas.manifest import LATENT_MANIFEST_PATH, MANIFEST_PATH, Manifest, load_manifest
 from schemas.storage import Store
 
+MAX_SHARDS_PER_WORKER = 4
+"""In hand at the same time: one is computed, those before it are written, those after it are read."""
+
 
 @dataclass(frozen=True)
 class WorkerOrder:
@@ -48,7 +52,7 @@ class WorkerOrder:
     run_id: str
 
 
-@ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"live": 1})
+@ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"live": 1, "shards": MAX_SHARDS_PER_WORKER})
 class EncodeWorker:
     """What the loop calls: `ready`, `run`, `progress`."""
 
@@ -57,6 +61,7 @@ class EncodeWorker:
         self._shards: ShardEncoder | None = None
         self._metrics = RayMetrics()
         self._queues = Queues()
+        self._turn = threading.Lock()
 
     def ready(self) -> dict[str, Any]:
         """Loads the encoders that this run needs.
@@ -79,15 +84,17 @@ class EncodeWorker:
             order.settings,
             order.run_id,
             device,
-            latents=_load_latents(order, self._queues),
+            latents=_load_latents(order, self._queues, self._turn),
             on_count=self._metrics.add,
             queues=self._queues,
+            turn=self._turn,
         )
         context = ray.get_runtime_context()
         return {"pid": os.getpid(), "device": device, "node_id": context.get_node_id()}
 
+    @ray.method(concurrency_group="shards")
     def run(self, shard: str, attempt: int) -> ShardResult:
-        """Encodes and commits what the dataset lacks of a shard.
+        """Encodes and commits what the dataset lacks of a shard, taking turns on the device with shards before it.
 
         Raises:
             EncodeOnceError: With what is wrong with the tar or the dataset.
@@ -109,7 +116,7 @@ class EncodeWorker:
 
     @ray.method(concurrency_group="live")
     def progress(self) -> LiveFigures | None:
-        """Figures of the shard at hand."""
+        """Figures of the shards at hand."""
         if self._shards is None:
             return None
         depths = self._queues.depths()
@@ -135,12 +142,12 @@ def _load_captions(order: WorkerOrder) -> tuple[Manifest | None, dict[str, TextE
     return manifest, encoders
 
 
-def _load_latents(order: WorkerOrder, queues: Queues) -> LatentGroups | None:
+def _load_latents(order: WorkerOrder, queues: Queues, turn: threading.Lock) -> LatentGroups | None:
     if order.latent_manifest is None:
         return None
     where = order.dataset.locate(LATENT_MANIFEST_PATH)
     manifest = load_latent_manifest(order.latent_manifest, where=where)
     identity, encoder = load_latents(order.latents, order.device)
     return LatentGroups(
-        manifest, identity, encoder, order.latents, order.settings, f"{where}, on {host_name()}", queues
+        manifest, identity, encoder, order.latents, order.settings, f"{where}, on {host_name()}", queues, turn
     )

@@ -18,23 +18,23 @@ class WorkerFigures:
     """
 
     def __init__(self, now: float) -> None:
-        self.unit = ""
         self._finished = Counters()
-        self._live = LiveFigures(Counters())
+        self._live = LiveFigures({})
         self._history: deque[tuple[float, Counters, str | None]] = deque([(now, Counters(), None)])
 
-    def progressed(self, unit: str, figures: LiveFigures) -> None:
-        """It has told of the unit at hand."""
-        self.unit, self._live = unit, figures
+    def progressed(self, figures: LiveFigures) -> None:
+        """It has told of the units at hand."""
+        self._live = figures
 
-    def ended(self, counters: Counters | None) -> None:
-        """Its unit has ended: with these totals, or in vain."""
+    def ended(self, unit: str, counters: Counters | None) -> None:
+        """A unit has ended: with these totals, or in vain."""
         self._finished += counters or Counters()
-        self.unit, self._live = "", LiveFigures(Counters())
+        left = {name: figures for name, figures in self._live.counters.items() if name != unit}
+        self._live = LiveFigures(left, self._live.queues if left else {})
 
     def tick(self, now: float) -> None:
         """Notes how it stands."""
-        bottleneck = self._live.bottleneck if self.unit else None
+        bottleneck = self._live.bottleneck if self.is_busy else None
         self._history.append((now, self._total, bottleneck))
         # The oldest kept is the newest that is a whole window old: there is always one to compare with.
         while len(self._history) > 2 and now - self._history[1][0] >= _WINDOW_SECONDS:
@@ -45,6 +45,11 @@ class WorkerFigures:
         (since, before, _), (now, after, _) = self._history[0], self._history[-1]
         # An attempt that fails takes its figures back.
         return max(0.0, getattr(after, field) - getattr(before, field)) / max(1e-9, now - since)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it was last heard of with a unit at hand."""
+        return bool(self._live.counters)
 
     @property
     def queues(self) -> str:
@@ -60,4 +65,4 @@ class WorkerFigures:
 
     @property
     def _total(self) -> Counters:
-        return self._finished + self._live.counters
+        return sum(self._live.counters.values(), self._finished)

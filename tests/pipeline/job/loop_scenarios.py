@@ -43,7 +43,7 @@ class SpentWorkerError(RuntimeError):
     needs_new_worker = True
 
 
-@ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"live": 1})
+@ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"live": 1, "units": 2})
 class Actor:
     """What a unit does is the part of its name before the dash."""
 
@@ -51,6 +51,7 @@ class Actor:
         self.folder = Path(folder)
         self.boot = boot
         self.unit = ""
+        self.met: set[str] = set()
 
     def ready(self) -> dict[str, Any]:
         boot, _, argument = self.boot.partition(":")
@@ -72,6 +73,7 @@ class Actor:
                 time.sleep(0.01)
         return {"pid": os.getpid(), "node_id": ray.get_runtime_context().get_node_id()}
 
+    @ray.method(concurrency_group="units")
     def run(self, unit: str, attempt: int) -> dict[str, int]:
         self.unit = unit
         what, _, _ = unit.partition("-")
@@ -81,6 +83,8 @@ class Actor:
             os.kill(os.getpid(), signal.SIGKILL)
         elif what == "exit":
             sys.exit(3)
+        elif what == "meet":  # Done when another is in hand on this worker.
+            self._meet(unit)
         elif what == "raise":
             raise ValueError(f"cannot read {unit}")
         elif what == "cuda" and first_time:
@@ -94,6 +98,11 @@ class Actor:
         elif what == "brief":
             time.sleep(0.1)
         return {"pid": os.getpid(), "attempt": attempt}
+
+    def _meet(self, unit: str) -> None:
+        self.met.add(unit)
+        while len(self.met) < 2:
+            time.sleep(0.01)
 
     @ray.method(concurrency_group="live")
     def progress(self) -> str:
@@ -187,6 +196,14 @@ def scenarios(folder: Path) -> dict[str, Any]:
     scene("stop_cuts_off", ["fine-0", "hang-0", *fine[1:4], "hang-1", "fine-9"], stop_after=4, stop_grace_seconds=0.3)
     scene("straggler", [*fine, "slow-0", "slow-1"])
     scene("all_fail", (f"raise-{number}" for number in range(1000)), max_failures_in_a_row=5)
+    two = {"units_per_worker": 2, "num_workers": 1}
+    scene("two_in_hand", ["meet-0", "meet-1", *fine], **two)
+    scene("two_poison", ["kill-0", "slow-0", *fine], **two)
+    scene("two_raise", ["raise-0", *fine], **two)
+    scene("two_hang", ["hang-0", *fine], unit_timeout_seconds=1.0, max_attempts=2, **two)
+    scene("two_all_die", (f"kill-{number}" for number in range(1000)), max_failures_in_a_row=3, **two)
+    scene("two_stop", (f"brief-{number}" for number in range(1000)), stop_after=4, **two)
+    scene("two_for_two", ["slow-0", "slow-1", "slow-2"], boot="together", units_per_worker=2)
     scene("many", (f"fine-{number}" for number in range(2000)))
     return found
 

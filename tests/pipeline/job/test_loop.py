@@ -146,7 +146,7 @@ def test_stragglers_are_seen_once_and_not_repeated(played: dict[str, Any]) -> No
     scene = played["straggler"]
     assert sorted(event["unit"] for event in events(scene, "Straggler")) == ["slow-0", "slow-1"]
     assert all(event["attempt"] == 1 for event in events(scene, "UnitStarted"))
-    assert {event["figures"] for event in events(scene, "UnitProgress")} >= {"slow-0", "slow-1"}
+    assert {event["figures"] for event in events(scene, "WorkerProgress")} >= {"slow-0", "slow-1"}
 
 
 def test_a_job_in_which_everything_fails_stops_before_it_gives_anything_up(played: dict[str, Any]) -> None:
@@ -154,6 +154,62 @@ def test_a_job_in_which_everything_fails_stops_before_it_gives_anything_up(playe
     assert "5 units failed in a row" in scene["stopped"]
     assert scene["failures"] == []
     assert len(accounted(scene)) == 1000
+
+
+def test_a_worker_has_its_next_unit_before_it_has_done_the_first(played: dict[str, Any]) -> None:
+    scene = played["two_in_hand"]
+    assert set(scene["done"]) == FINE | {"meet-0", "meet-1"}
+    assert all(event["attempt"] == 1 for event in events(scene, "UnitStarted"))
+    assert len({result["pid"] for result in scene["done"].values()}) == 1
+
+
+def test_a_death_with_two_suspects_is_blamed_on_none_and_each_is_tried_alone(played: dict[str, Any]) -> None:
+    scene = played["two_poison"]
+    assert set(scene["done"]) == FINE | {"slow-0"}
+    (reasons,) = failed(scene).values()
+    assert [reason.endswith("so nothing is known of the cause") for reason in reasons] == [True, False, False, False]
+    innocent = [event for event in events(scene, "UnitRetried") if event["unit"] != "kill-0"]
+    assert [(event["unit"], event["counted"]) for event in innocent] == [("slow-0", False)]
+    order = [(event["event"], event.get("unit")) for event in scene["events"] if event["event"].startswith("Unit")]
+    second = order.index(("UnitStarted", "slow-0"), 1 + order.index(("UnitStarted", "slow-0")))
+    assert order[second + 1] == ("UnitDone", "slow-0"), "it was not alone"
+
+
+def test_an_exception_leaves_the_other_unit_in_hand_alone(played: dict[str, Any]) -> None:
+    scene = played["two_raise"]
+    assert set(scene["done"]) == FINE
+    assert all(result["attempt"] == 1 for result in scene["done"].values())
+    assert failed(scene) == {"raise-0": ["ValueError: cannot read raise-0"] * 3}
+
+
+def test_a_unit_that_hangs_beside_another_is_given_up_and_the_other_is_not(played: dict[str, Any]) -> None:
+    scene = played["two_hang"]
+    assert set(scene["done"]) == FINE
+    (reasons,) = failed(scene).values()
+    assert [reason.partition(";")[0] for reason in reasons] == ["hung: no result within 1 s"] * len(reasons)
+    assert sum("nothing is known" not in reason for reason in reasons) == 2
+
+
+def test_workers_that_all_die_with_two_in_hand_stop_the_job_as_well(played: dict[str, Any]) -> None:
+    scene = played["two_all_die"]
+    assert "3 units failed in a row" in scene["stopped"]
+    assert scene["failures"] == []
+    assert len(accounted(scene)) == 1000
+    assert len(scene["interrupted"]) == 6, "three pairs"
+
+
+def test_a_stop_lets_both_in_hand_finish(played: dict[str, Any]) -> None:
+    scene = played["two_stop"]
+    assert scene["interrupted"] == []
+    assert 4 <= len(scene["done"]) <= 6
+    assert len(accounted(scene)) == 1000
+
+
+def test_no_worker_has_two_while_another_has_none(played: dict[str, Any]) -> None:
+    scene = played["two_for_two"]
+    first_two = events(scene, "UnitStarted")[:2]
+    assert len({event["worker"] for event in first_two}) == 2
+    assert len(events(scene, "UnitDone")) == 3
 
 
 def test_scheduling_costs_little(played: dict[str, Any]) -> None:

@@ -26,12 +26,12 @@ from pipeline.job.events import (
     UnitDone,
     UnitFailed,
     UnitFailure,
-    UnitProgress,
     UnitRetried,
     UnitStarted,
     WaitingForWorkers,
     WorkerBootFailed,
     WorkerLost,
+    WorkerProgress,
     WorkerReady,
 )
 from pipeline.job.progress import Progress
@@ -67,7 +67,7 @@ def test_figures_and_time_left() -> None:
     )
     assert job.after(5, WorkerReady(0, {}, 5.0)).endswith("| 2 workers | 0 failed | time left unknown yet")
     # The ten seconds before a worker was there are in no rate.
-    line = job.after(10, UnitProgress("a", 0, LiveFigures(SHARD)))
+    line = job.after(10, WorkerProgress(0, LiveFigures({"a": SHARD})))
     assert "| 60 captions/s | 3,000 tokens/s | padding 25% |" in line
     line = job.after(10, done("a"))
     assert line.startswith("[0:00:30] 5/14 shards (4 before) | 30 captions/s | 1,500 tokens/s |")
@@ -83,10 +83,10 @@ def test_images_have_a_rate_of_their_own() -> None:
     images = Counters(num_images=300)
     job = Job(io.StringIO())
     job.after(0, WorkerReady(0, {}, 1.0))
-    assert "| 30 images/s | 2 workers |" in job.after(10, UnitProgress("a", 0, LiveFigures(images))), (
+    assert "| 30 images/s | 2 workers |" in job.after(10, WorkerProgress(0, LiveFigures({"a": images}))), (
         "and captions none"
     )
-    line = job.after(10, UnitProgress("a", 0, LiveFigures(images + SHARD)))
+    line = job.after(10, WorkerProgress(0, LiveFigures({"a": images + SHARD})))
     assert "| 30 captions/s | 1,500 tokens/s | padding 25% | 15 images/s |" in line
 
 
@@ -95,9 +95,9 @@ def test_the_models_rate_and_the_devices_share() -> None:
     job.after(0, WorkerReady(0, {}, 1.0))
     figures = Counters(num_captions=10, num_tokens=100, num_padded_tokens=100, flops=6e13, device_seconds=12.0)
     # Two workers, ten seconds: 20 seconds of devices, of which 12 were used.
-    assert "| 6.0 TFLOP/s | busy 60% | 2 workers" in job.after(10, UnitProgress("a", 0, LiveFigures(figures)))
+    assert "| 6.0 TFLOP/s | busy 60% | 2 workers" in job.after(10, WorkerProgress(0, LiveFigures({"a": figures})))
     assert "| 18.0 GFLOP/s |" in job.after(
-        0, UnitProgress("a", 0, LiveFigures(Counters(num_captions=1, flops=1.8e11, device_seconds=1.0)))
+        0, WorkerProgress(0, LiveFigures({"a": Counters(num_captions=1, flops=1.8e11, device_seconds=1.0)}))
     )
 
 
@@ -118,7 +118,7 @@ def test_rates_are_of_the_last_minute() -> None:
 def test_a_failed_attempt_takes_its_figures_back() -> None:
     job = Job(io.StringIO())
     job.after(1, WorkerReady(0, {}, 5.0))
-    job.after(1, UnitProgress("a", 0, LiveFigures(SHARD)))
+    job.after(1, WorkerProgress(0, LiveFigures({"a": SHARD})))
     line = job.after(1, UnitRetried("a", 1, 0, "ValueError: x", True, ""))
     assert "| 0 captions/s |" in line
 
@@ -187,13 +187,13 @@ def test_a_stream_that_cannot_show_a_name_or_is_closed_ends_no_job() -> None:
 _DRAWN = """
 import time
 from pipeline.counters import Counters
-from pipeline.job.events import Tick, UnitProgress, WorkerLost, WorkerReady
+from pipeline.job.events import Tick, WorkerProgress, WorkerLost, WorkerReady
 from pipeline.job.progress import Progress
 from pipeline.live import LiveFigures
 with Progress(6, 3) as progress:
     progress.on_event(WorkerReady(0, {"device": "cpu"}, 1.2))
     done = Counters(num_captions=1200, num_tokens=30000, num_padded_tokens=60000)
-    progress.on_event(UnitProgress("u", 0, LiveFigures(done)))
+    progress.on_event(WorkerProgress(0, LiveFigures({"u": done})))
     progress.on_event(WorkerLost(0, "[red]not markup[/red]"))
     time.sleep(0.7)
 """
