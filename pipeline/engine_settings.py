@@ -21,6 +21,9 @@ class EngineSettings:
     """Pixels of the images the autoencoder encodes at a time, unless the user gave their number."""
     decoding_pixels: int = 64_000_000
     """Bound on the pixels of images being decoded at the same time."""
+    shards_in_hand: int = 1
+    """Shards that are worked on at the same time: while one is written, the next is computed. A processor that computes
+    has no time left in which to read and write something else."""
     num_decoders: int = 2
     """Threads that decode images."""
 
@@ -31,5 +34,6 @@ GPU_SETTINGS = EngineSettings(
     image_window_bytes=512 * 1024**2,
     batch_pixels=4 * 1024**2,
     decoding_pixels=256_000_000,
+    shards_in_hand=2,
 )
 CPU_SETTINGS = EngineSettings()

@@ -133,7 +133,9 @@ class _Comparison:
                 later = ours.encoders("max_length", T5_TOKENS)
                 measured.append(engine("sd3", "short", later, short[: size.num_peer_captions // 2]))
                 measured.append(peer("diffusers", later, size.num_peer_captions // 2, size.peer_batches))
-        self.worker = WholeWorker(short, compact, settings, first, wanted.folder) if is_last else None
+        self.worker = None
+        if is_last:
+            self.worker = WholeWorker(short, size.num_worker_tars, compact, settings, first, wanted.folder)
         self.tokenizing = tokenizing_rate(short, compact)
         self._measure(measured)
         self.rows: list[Row] = [one.row for one in measured]

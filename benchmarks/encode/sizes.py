@@ -42,6 +42,7 @@ class Size:
         num_captions: Of each measurement of ours; of diffusers' too, but for what is too slow for so many.
         num_peer_captions: Of a measurement of diffusers at its best batch size.
         num_single_captions: Of a measurement of diffusers at batch 1.
+        num_worker_tars: Of the whole worker, each with the captions of ours.
         num_job_captions: Of the whole jobs, in `num_job_tars` tars.
         num_job_tars: Tars.
         peer_batches: Batch sizes that diffusers is tried with.
@@ -56,6 +57,7 @@ class Size:
     num_captions: int
     num_peer_captions: int
     num_single_captions: int
+    num_worker_tars: int
     num_job_captions: int
     num_job_tars: int
     peer_batches: tuple[int, ...]
@@ -77,6 +79,8 @@ SIZES = {
         num_captions=8192,
         num_peer_captions=2048,
         num_single_captions=64,
+        # Most of a worker's tars are neither its first nor its last.
+        num_worker_tars=6,
         num_job_captions=0,
         num_job_tars=0,
         peer_batches=(32, 64, 128, 256, 512),
@@ -96,6 +100,7 @@ SIZES = {
         num_captions=512,
         num_peer_captions=256,
         num_single_captions=48,
+        num_worker_tars=1,
         num_job_captions=10_240,
         num_job_tars=4,
         peer_batches=(4, 16, 64),
@@ -103,6 +108,27 @@ SIZES = {
         product_tokens=1024,
         product_seconds=1.0,
         num_checked=64,
+        with_t5_256=False,
+    ),
+    # For two cores too: the real widths and vocabularies, an eighth of the layers. What is stored of a caption and what
+    # matrix products leave to everything else are as in reality; the work for a caption is an eighth.
+    "wide": Size(
+        towers={
+            "clip_l": Tower(768, 2, 3072, 49408),
+            "clip_g": Tower(1280, 4, 5120, 49408),
+            "t5": Tower(4096, 3, 10240, 32128),
+        },
+        num_captions=384,
+        num_peer_captions=96,
+        num_single_captions=32,
+        num_worker_tars=1,
+        num_job_captions=0,
+        num_job_tars=0,
+        peer_batches=(4, 16),
+        budgets=(512, 2048),
+        product_tokens=1024,
+        product_seconds=1.0,
+        num_checked=16,
         with_t5_256=False,
     ),
     # Only to see that all of it runs, in seconds.
@@ -115,6 +141,7 @@ SIZES = {
         num_captions=48,
         num_peer_captions=16,
         num_single_captions=4,
+        num_worker_tars=2,
         num_job_captions=48,
         num_job_tars=2,
         peer_batches=(4, 8),

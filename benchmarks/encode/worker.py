@@ -1,9 +1,11 @@
-"""A whole worker, from tar to committed shard, beside its engine alone on the same captions."""
+"""A whole worker, from tars to committed shards, beside its engine alone on the same captions."""
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +14,31 @@ import torch
 from benchmarks.encode.captions import write_tars
 from benchmarks.encode.ours import OurEngine, caption_manifest
 from benchmarks.encode.timing import seconds_of
+from pipeline.counters import Counters
 from pipeline.encoders import TextEncoder
 from pipeline.engine_settings import EngineSettings
-from pipeline.shard_encoder import ShardEncoder
+from pipeline.shard_encoder import ShardEncoder, ShardResult
 from pipeline.sources import list_inputs
 from schemas.manifest import create_or_require_same
 from schemas.storage import Store
 
 
 class WholeWorker:
-    """`ShardEncoder` on a tar on the local disk, without ray.
+    """`ShardEncoder` on tars on the local disk, without ray, with as many in hand as production has.
 
     Args:
-        captions: Of the tar.
+        captions: Of each tar.
+        num_tars: How many, all alike: what one shard computes is of no use to another.
         encoders: Under one policy.
         settings: As production has them.
         engine: On the same captions; the worker has its batch budget.
-        folder: For tar and datasets.
+        folder: For tars and datasets.
     """
 
     def __init__(
         self,
         captions: Sequence[str],
+        num_tars: int,
         encoders: Mapping[str, TextEncoder],
         settings: EngineSettings,
         engine: OurEngine,
@@ -42,13 +47,14 @@ class WholeWorker:
         self.engine = engine
         self.rates: list[float] = []
         self.bytes_per_caption = self.raw_bytes_per_caption = 0.0
-        self._captions, self._encoders, self._settings = captions, encoders, settings
+        self._num_captions, self._encoders = num_tars * len(captions), encoders
+        self._settings = dataclasses.replace(settings, batch_tokens=engine.batch_tokens)
         self._folder = Path(tempfile.mkdtemp(prefix="worker-", dir=folder))
-        write_tars(self._folder / "tars", list(captions), 1)
+        write_tars(self._folder / "tars", list(captions) * num_tars, num_tars)
         self._inputs = list_inputs(str(self._folder / "tars"))
 
     def measure(self) -> None:
-        """Encodes the tar into a new dataset, which is deleted."""
+        """Encodes the tars into a new dataset, which is deleted."""
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             dataset, manifest = Store(folder), caption_manifest(self._encoders)
             create_or_require_same(dataset, manifest)
@@ -56,13 +62,15 @@ class WholeWorker:
             worker = ShardEncoder(
                 self._inputs.store, dataset, manifest, self._encoders, self._settings, "benchmark", str(device)
             )
-            results: list[Any] = []
-            seconds = seconds_of(
-                lambda: results.append(worker.encode(self._inputs.tars[0], ["txt"], 1)), torch.device(device)
-            )
-            counters = results[0].counters
-        if counters.num_captions != len(self._captions):
-            raise RuntimeError(f"{counters.num_captions} of {len(self._captions)} captions were encoded")
+            results: list[ShardResult] = []
+            with ThreadPoolExecutor(self._settings.shards_in_hand) as threads:
+                seconds = seconds_of(
+                    lambda: results.extend(threads.map(lambda tar: worker.encode(tar, ["txt"], 1), self._inputs.tars)),
+                    torch.device(device),
+                )
+        counters = sum((result.counters for result in results), Counters())
+        if counters.num_captions != self._num_captions:
+            raise RuntimeError(f"{counters.num_captions} of {self._num_captions} captions were encoded")
         self.rates.append(counters.num_captions / seconds)
         self.bytes_per_caption = counters.num_bytes / counters.num_captions
         self.raw_bytes_per_caption = counters.raw_bytes / counters.num_captions

@@ -138,8 +138,9 @@ class _Loop:
             return
         for worker in ready.values():
             room = self.config.units_per_worker - len(worker.flights)
-            while worker.flights and room > 0 and all(flight.attempt == 1 for flight in worker.flights):
-                # So many must be left that no other worker has nothing to do because this one has two.
+            while worker.flights and room > 0:
+                # So many must be left that no other worker has nothing to do because this one has two. A unit that is
+                # tried again is alone by this too: it is not, before no untouched one is left.
                 unit = self.queue.take_untouched(num_left=len(ready) + len(self.crew.booting))
                 if unit is None:
                     return

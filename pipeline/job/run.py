@@ -36,9 +36,6 @@ from schemas.manifest import Manifest
 from schemas.quarantine import Quarantined, write_quarantined
 from schemas.storage import Store
 
-_SHARDS_PER_WORKER = {"cuda": 2, "cpu": 1}
-"""A processor that computes has no time left in which to read and write something else."""
-
 
 @dataclass(frozen=True)
 class JobOutcome:
@@ -96,7 +93,7 @@ def run_job(
         loop = LoopConfig(
             num_workers=shape.num_workers,
             find_room=(lambda: room_for(cluster, shape)) if config.num_workers is None else None,
-            units_per_worker=min(config.shards_per_worker or _SHARDS_PER_WORKER[device], MAX_SHARDS_PER_WORKER),
+            units_per_worker=order.settings.shards_in_hand,
             nodes_can_join=not cluster.is_local,
             max_attempts=config.max_attempts,
             unit_timeout_seconds=config.shard_timeout_seconds,
@@ -132,6 +129,9 @@ def _order(
 ) -> WorkerOrder:
     settings = GPU_SETTINGS if device == "cuda" else CPU_SETTINGS
     settings = dataclasses.replace(settings, num_decoders=num_threads)
+    if config.shards_per_worker is not None:
+        in_hand = min(config.shards_per_worker, MAX_SHARDS_PER_WORKER)
+        settings = dataclasses.replace(settings, shards_in_hand=in_hand)
     if config.batch_tokens is not None:
         settings = dataclasses.replace(settings, batch_tokens=config.batch_tokens)
     captions, latents = manifests.captions, manifests.latents
