@@ -76,7 +76,8 @@ def finish(tars: Path, dataset: Path, committed: dict[str, bytes]) -> None:
 
 
 def start_encode(tars: Path, dataset: Path) -> subprocess.Popen[str]:
-    where = ("--input", str(tars), "--output", str(dataset), "--num-workers", "1")
+    # As on a GPU: one shard is written while the next is encoded.
+    where = ("--input", str(tars), "--output", str(dataset), "--num-workers", "1", "--shards-per-worker", "2")
     return start("encode", "demo", *where, *OPTIONS)
 
 
