@@ -17,7 +17,7 @@ class PlaneColumn:
     """A column of stored tensors: row i is `planes[k][offsets[k][i]:offsets[k][i + 1]]`.
 
     Attributes:
-        planes: Most significant first.
+        planes: Most significant first, read-only.
         offsets: int64 [rows + 1], one for each plane; all the same in a chunk that follows SPEC.md.
     """
 
@@ -141,4 +141,7 @@ def _offsets(array: pa.Array) -> npt.NDArray[np.int64]:
 
 def _data(array: pa.Array) -> npt.NDArray[np.uint8]:
     buffer = array.buffers()[2]
-    return np.empty(0, np.uint8) if buffer is None else np.frombuffer(buffer, np.uint8)
+    data = np.frombuffer(b"" if buffer is None else buffer, np.uint8)
+    # What is compiled for arrays is for such alone.
+    data.flags.writeable = False
+    return data

@@ -17,6 +17,8 @@ from schemas.identity import ENCODER_NAMES
 from schemas.planes import plane_names
 from trainer.conditioning.assemble import TORCH_DTYPES, Conditioning, torch_tensor
 from trainer.conditioning.layout import ContextLayout
+from trainer.stream.copy_kernel import copy_pieces
+from trainer.stream.decode import PlaneColumn
 from trainer.stream.merged import EmptyPrompt, SourceRow
 
 
@@ -95,25 +97,35 @@ class Staging:
 
     def _gather_hidden(self, name: str, rows: Sequence[tuple[int, SourceRow]]) -> StagedTensor:
         slot, width = self._layout.slots[name], self._layout.slots[name].hidden_size
-        targets = [plane.numpy() for plane in self._hidden[name]]
-        places, filled = [], 0
-        for index, (chunk, number) in rows:
-            planes = chunk.hidden[name].row(number)
-            num_tokens = min(planes[0].size // width, slot.num_tokens)
-            for target, plane in zip(targets, planes, strict=True):
-                target[filled : filled + num_tokens] = plane[: num_tokens * width].reshape(num_tokens, width)
-            first = index * self._layout.num_tokens + slot.token
-            places.append(np.arange(first, first + num_tokens))
-            filled += num_tokens
-        indices = np.concatenate(places) if places else np.empty(0, np.int64)
-        return StagedTensor(tuple(plane[:filled] for plane in self._hidden[name]), torch.from_numpy(indices))
+        pieces = _Pieces([(chunk.hidden[name], number) for _, (chunk, number) in rows])
+        num_tokens = np.minimum(pieces.sizes // width, slot.num_tokens)
+        filled = int(num_tokens.sum())
+        pieces.copy(self._hidden[name], num_tokens * width)
+        # Row by row: its first token's place, and as many after it as it has.
+        first = np.array([index for index, _ in rows], np.int64) * self._layout.num_tokens + slot.token
+        before = np.cumsum(num_tokens) - num_tokens
+        places = np.arange(filled) + np.repeat(first - before, num_tokens)
+        return StagedTensor(tuple(plane[:filled] for plane in self._hidden[name]), torch.from_numpy(places))
 
     def _gather_pooled(self, name: str, rows: Sequence[tuple[int, SourceRow]]) -> StagedTensor:
-        for place, (_, (chunk, number)) in enumerate(rows):
-            for target, plane in zip(self._pooled[name], chunk.pooled[name].row(number), strict=True):
-                target.numpy()[place] = plane
+        pieces = _Pieces([(chunk.pooled[name], number) for _, (chunk, number) in rows])
+        pieces.copy(self._pooled[name], np.full(len(rows), self._layout.slots[name].pooled_size))
         indices = torch.tensor([index for index, _ in rows], dtype=torch.int64)
         return StagedTensor(tuple(plane[: len(rows)] for plane in self._pooled[name]), indices)
+
+
+class _Pieces:
+    """Rows of several chunks' columns; `sizes` are the bytes of each, in every plane."""
+
+    def __init__(self, rows: Sequence[tuple[PlaneColumn, int]]) -> None:
+        self._columns = [column for column, _ in rows]
+        self._starts = np.array([column.offsets[0][number] for column, number in rows], np.int64)
+        self.sizes = np.array([column.offsets[0][number + 1] for column, number in rows], np.int64) - self._starts
+
+    def copy(self, planes: Sequence[torch.Tensor], sizes: npt.NDArray[np.int64]) -> None:
+        """The first `sizes` bytes of each row, one after the other, into each plane."""
+        for index, plane in enumerate(planes):
+            copy_pieces([column.planes[index] for column in self._columns], self._starts, sizes, plane.view(-1).numpy())
 
 
 class DeviceAssembler:
