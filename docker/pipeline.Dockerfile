@@ -30,12 +30,14 @@ RUN apt-get update \
     && useradd --uid 1000 --gid encode --create-home encode
 COPY --from=install /opt/venv /opt/venv
 # LOGNAME: torch names its cache after the user, whom a container started with another --user does not know.
+# Ray kills a job 3 s after `ray job stop`, unless told otherwise; ours gives its shards --stop-grace-seconds, 60.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     LOGNAME=encode \
     HOME=/home/encode \
     RAY_AUTH_MODE=token \
+    RAY_JOB_STOP_WAIT_TIME_S=75 \
     RAY_USAGE_STATS_ENABLED=0
 USER 1000:1000
 WORKDIR /home/encode

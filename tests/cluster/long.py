@@ -18,7 +18,14 @@ from typing import Any
 from tests.cluster import jobs
 from tests.cluster.bucket import SETTINGS, start_bucket
 from tests.cluster.ray_hosts import QUICK_TO_NOTICE, ray_hosts
-from tests.cluster.scenarios import Stage, cut_and_healed, node_added_then_killed, two_drivers, zombie_behind_a_cut
+from tests.cluster.scenarios import (
+    Stage,
+    cut_and_healed,
+    node_added_then_killed,
+    stopped_then_resumed,
+    two_drivers,
+    zombie_behind_a_cut,
+)
 
 
 def main() -> int:
@@ -27,6 +34,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
     parser.add_argument("--kills", type=int, default=20, help="nodes to kill")
     parser.add_argument("--cuts", type=int, default=2, help="links cut for 30 s, and as many for ever")
+    parser.add_argument("--stops", type=int, default=5, help="jobs to stop with `ray job stop`")
     parser.add_argument("--drivers", type=int, default=10, help="pairs of drivers that start at once")
     parser.add_argument("--output", type=Path, required=True, help="JSON document of what happened")
     options = parser.parse_args()
@@ -65,6 +73,7 @@ def _plan(options: argparse.Namespace, moments: random.Random) -> list[tuple[str
     """What is played how often, with which settings of Ray's: cuts with its own, as a user's cluster has them."""
     return [
         ("node_kills", options.kills, QUICK_TO_NOTICE, lambda stage: node_added_then_killed(stage, moments)),
+        ("job_stops", options.stops, QUICK_TO_NOTICE, stopped_then_resumed),
         ("cuts_of_30_s", options.cuts, {}, lambda stage: cut_and_healed(stage, 30.0)),
         ("cuts_for_ever", options.cuts, {}, zombie_behind_a_cut),
         ("two_drivers_on_a_folder", options.drivers, QUICK_TO_NOTICE, two_drivers),

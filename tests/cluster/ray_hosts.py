@@ -61,6 +61,8 @@ class RayHosts:
             "PYTHONPATH": str(REPOSITORY),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
+            # Ray gives a job that is stopped 3 s, and then kills it.
+            "RAY_JOB_STOP_WAIT_TIME_S": "75",
             "RAY_USAGE_STATS_ENABLED": "0",
             **self._settings,
             **variables,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -12,7 +13,9 @@ from typing import Any
 
 from tests.cluster import jobs
 from tests.cluster.bucket import BUCKET, copy_of
-from tests.cluster.ray_hosts import RAY, RayHosts
+from tests.cluster.ray_hosts import RAY, REPOSITORY, RayHosts
+
+_JOB_API = ("--address", "http://127.0.0.1:8265")
 
 
 @dataclass
@@ -38,9 +41,7 @@ def node_added_then_killed(stage: Stage, moments: random.Random) -> dict[str, An
     cluster, (name, dataset) = stage.cluster, stage.new("killed")
     first = cluster.machines.living[-1]
     jobs.set_pace(stage.folder, 600.0)
-    submit = [RAY, "job", "submit", "--address", "http://127.0.0.1:8265", "--", sys.executable, "-m", "pipeline"]
-    argv = [*submit, *jobs.encode(stage.tars, dataset)]
-    driver = cluster.head.start(argv, variables=cluster.environment(), log=cluster.log(name))
+    driver = _submitted(stage, name, dataset)
     wait_until(lambda: " is ready " in cluster.log(name).read_text(), "the first worker")
     second = cluster.add_node(**jobs.paced(stage.folder))
     wait_until(lambda: cluster.log(name).read_text().count(" is ready ") >= 2, "a worker on the node that was added")
@@ -58,6 +59,31 @@ def node_added_then_killed(stage: Stage, moments: random.Random) -> dict[str, An
     assert jobs.contents(dataset) == stage.expected
     assert jobs.left_over(dataset) == []
     return {"records_before": len(before), "seconds_to_end": round(seconds, 1)}
+
+
+def stopped_then_resumed(stage: Stage) -> dict[str, Any]:
+    """`ray job stop` on a job at work finishes the shards in flight; the same job, submitted again, does the rest."""
+    cluster, (name, dataset) = stage.cluster, stage.new("stopped")
+    jobs.set_pace(stage.folder, 2.0)
+    _submitted(stage, name, dataset)
+    wait_until(lambda: len(jobs.ledger(dataset)) >= 2, "the first shard")
+    since = time.monotonic()
+    # Waited for in the log: Ray 2.60 takes no job for stopped before RAY_JOB_STOP_WAIT_TIME_S are over.
+    command = cluster.head.command([RAY, "job", "stop", "--no-wait", *_JOB_API, name])
+    subprocess.run(command, env=cluster.environment(), cwd=REPOSITORY, check=True, capture_output=True, timeout=120)
+    wait_until(lambda: "The same command resumes" in cluster.log(name).read_text(), "an orderly end")
+    seconds = time.monotonic() - since
+    assert "SIGTERM: finishing the shards in flight" in cluster.log(name).read_text()
+    before = jobs.ledger(dataset)
+    assert 2 < len(before) < jobs.NUM_RECORDS, len(before)
+    jobs.set_pace(stage.folder, 0.0)
+    again = f"{name}-again"
+    jobs.finish(cluster, _submitted(stage, again, dataset), again)
+    after = jobs.ledger(dataset)
+    assert {path: after[path] for path in before} == before, "a committed record changed"
+    assert jobs.contents(dataset) == stage.expected
+    assert jobs.left_over(dataset) == []
+    return {"records_before": len(before), "seconds_to_stop": round(seconds, 1)}
 
 
 def zombie_behind_a_cut(stage: Stage) -> dict[str, Any]:
@@ -130,6 +156,13 @@ def two_drivers(stage: Stage, *, in_bucket: bool = False) -> dict[str, Any]:
     assert jobs.contents(folder) == stage.expected
     assert jobs.left_over(folder) == []
     return {"refused": statuses.count(1)}
+
+
+def _submitted(stage: Stage, name: str, dataset: Path) -> subprocess.Popen[str]:
+    """`ray job submit`, which prints what the job prints and ends with it; the job has the name of its log."""
+    submit = [RAY, "job", "submit", *_JOB_API, "--submission-id", name, "--", sys.executable, "-m", "pipeline"]
+    argv = [*submit, *jobs.encode(stage.tars, dataset)]
+    return stage.cluster.head.start(argv, variables=stage.cluster.environment(), log=stage.cluster.log(name))
 
 
 def wait_until(holds: Callable[[], bool], what: str, seconds: float = 60) -> None:

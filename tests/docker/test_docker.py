@@ -31,7 +31,7 @@ from tests.docker.deployment import (
 OURS = {"encode-once-pipeline": "pipeline", "encode-once-trainer": "trainer"}
 # Who reads it, for each variable of the examples. The dynamic ones are looked for in the sources below.
 READ_BY_OUR_CODE = {"AWS_ALLOW_HTTP"}
-READ_BY_RAY = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_USAGE_STATS_ENABLED"}
+READ_BY_RAY = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_JOB_STOP_WAIT_TIME_S", "RAY_USAGE_STATS_ENABLED"}
 READ_BY_OBSTORE = {"AWS_ENDPOINT", "AWS_REGION"}
 READ_BY_OTHERS = {
     "HOME",
@@ -238,6 +238,15 @@ def test_a_checkpoint_has_time_before_the_kill() -> None:
     assert int(service["environment"]["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) < int(service["stop_grace_period"].rstrip("s"))
 
 
+def test_a_job_that_is_stopped_has_time_for_its_shards() -> None:
+    from pipeline.presets import PRESETS
+
+    (image,) = (text for kind, text in instructions("pipeline.Dockerfile") if kind == "ENV" and "RAY_" in text)
+    for text in (image, " ".join(read("cluster.yaml")["head_start_ray_commands"])):
+        (seconds,) = re.findall(r"RAY_JOB_STOP_WAIT_TIME_S=(\d+)", text)
+        assert int(seconds) > PRESETS["sd3"][1].stop_grace_seconds
+
+
 def test_the_cluster_fits_rays_schema() -> None:
     import ray
 
@@ -266,7 +275,7 @@ def test_every_variable_is_read_by_somebody(repository: Path) -> None:
     sources = "".join(path.read_text() for path in (repository / "schemas").glob("*.py"))
     assert all(f'"{name}"' in sources for name in READ_BY_OUR_CODE)
     binary = (Path(ray.__file__).parent / "_raylet.so").read_bytes()
-    folders = [Path(ray.__file__).parent / name for name in ("_private", "_common")]
+    folders = [Path(ray.__file__).parent / name for name in ("_private", "_common", "dashboard/modules/job")]
     package = "".join(path.read_text() for folder in folders for path in folder.rglob("*.py"))
     assert all(name in package or name.encode() in binary for name in READ_BY_RAY)
     launcher = Path(str(torch.distributed.run.__file__)).read_text()
