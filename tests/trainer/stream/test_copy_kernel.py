@@ -9,8 +9,12 @@ from hypothesis import strategies as st
 from trainer.stream.copy_kernel import copy_pieces
 
 
+PIECES = st.tuples(st.integers(0, 20), st.integers(0, 90))
+
+
 @given(
-    pieces=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 90)), max_size=40),
+    # 16 at a time are copied.
+    pieces=st.lists(PIECES, max_size=17) | st.lists(PIECES, min_size=17, max_size=40),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_any_number_of_pieces(pieces: list[tuple[int, int]], seed: int) -> None:
