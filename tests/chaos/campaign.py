@@ -100,6 +100,7 @@ def _one(
         schedule.container,
         max_attempts=campaign.max_attempts,
         shard_timeout_seconds=campaign.shard_timeout_seconds,
+        shards_per_worker=schedule.shards_per_worker,
     )
     poisons = [POISONS[name] for name in campaign.poisons]
     report: dict[str, Any] = {"run": schedule.number, "container": schedule.container, "schedule": str(schedule)}

@@ -34,6 +34,7 @@ class Job:
         num_workers: Actors.
         max_attempts: Of a shard, before it is quarantined.
         shard_timeout_seconds: After which a shard's worker is taken to hang.
+        shards_per_worker: That a worker has in hand at a time.
     """
 
     inputs: Path
@@ -42,6 +43,7 @@ class Job:
     num_workers: int = 2
     max_attempts: int = 4
     shard_timeout_seconds: float = 60.0
+    shards_per_worker: int = 1
 
     def arguments(self) -> list[str]:
         """Of `python -m pipeline`."""
@@ -49,7 +51,7 @@ class Job:
             *("encode", "demo", "--input", str(self.inputs), "--output", str(self.dataset)),
             *("--columns", "txt", "json.long_caption", "--latents", "pixels"),
             *("--chunk-rows", "8", "--container", self.container, "--num-workers", str(self.num_workers)),
-            *("--max-attempts", str(self.max_attempts)),
+            *("--max-attempts", str(self.max_attempts), "--shards-per-worker", str(self.shards_per_worker)),
             *("--shard-timeout-seconds", str(self.shard_timeout_seconds)),
         ]
 

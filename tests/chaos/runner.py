@@ -69,6 +69,7 @@ class _Run:
         self._next_look = 0.0
         self._members: list[Process] = []
         self.driver = Driver(job, scratch, log)
+        self._reset_wait()
 
     def run(self) -> Outcome:
         while True:

@@ -56,10 +56,13 @@ class Schedule:
     number: int
     """Of the run: one seed has many."""
     container: Container
+    shards_per_worker: int
+    """That a worker has in hand at a time."""
     faults: tuple[Fault, ...]
 
     def __str__(self) -> str:
-        lines = [f"seed {self.seed}, run {self.number}, container {self.container}"]
+        in_hand = f"{self.shards_per_worker} shards in hand"
+        lines = [f"seed {self.seed}, run {self.number}, container {self.container}, {in_hand}"]
         return "\n".join([*lines, *(f"  {number}. {fault}" for number, fault in enumerate(self.faults, 1))])
 
 
@@ -68,7 +71,7 @@ def draw(seed: int, number: int, counts: Mapping[Kind, int], *, longest_wait: fl
 
     Args:
         seed: Of all.
-        number: Of the run; even ones write Arrow files, odd ones tars.
+        number: Of the run; even ones write Arrow files, odd ones tars; every other pair has two shards in hand.
         counts: How many of each kind.
         longest_wait: Bound on every wait, s.
     """
@@ -76,7 +79,7 @@ def draw(seed: int, number: int, counts: Mapping[Kind, int], *, longest_wait: fl
     kinds = [kind for kind in sorted(counts) for _ in range(counts[kind])]
     source.shuffle(kinds)
     faults = tuple(_fault(kind, source, longest_wait) for kind in kinds)
-    return Schedule(seed, number, "webdataset" if number % 2 else "arrow", faults)
+    return Schedule(seed, number, "webdataset" if number % 2 else "arrow", 1 + number // 2 % 2, faults)
 
 
 def _fault(kind: Kind, source: random.Random, longest_wait: float | None) -> Fault:
