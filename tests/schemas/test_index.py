@@ -52,6 +52,15 @@ def test_any_number_of_records(count: int) -> None:
     assert table["num_rows"].to_pylist() == list(range(count))
 
 
+def test_records_that_differ_in_little_but_their_names() -> None:
+    """A thousand tars without a caption: the index compresses far better than one of digests, and is no bomb for that."""
+    body = {"num_rows": 0, "parts": [], "stats": {}, "writer": {"versions": {"x": "1" * 1500}}}
+    records = {("txt", f"{n:05d}"): seal({"shard": f"{n:05d}", **body}) for n in range(1000)}
+    index = dump_index(records, IDENTITY, where="x")
+    assert sum(map(len, records.values())) > 16 * len(index)
+    assert load_index(index, where="x").num_rows == 1000
+
+
 def test_a_damaged_record_does_not_enter_it() -> None:
     with pytest.raises(DamagedDataError, match=r"ledger/txt/s\.json"):
         dump_index({("txt", "s"): seal({"num_rows": 1}).replace(b"1", b"2")}, IDENTITY, where="x")
