@@ -16,6 +16,8 @@ from tests.cluster.bucket import BUCKET, copy_of
 from tests.cluster.ray_hosts import RAY, REPOSITORY, RayHosts
 
 _JOB_API = ("--address", "http://127.0.0.1:8265")
+_NO_BLAME = ("--max-attempts", "1")
+"""Who blames a shard for what its node did has it in quarantine at once."""
 
 
 @dataclass
@@ -41,7 +43,7 @@ def node_added_then_killed(stage: Stage, moments: random.Random) -> dict[str, An
     cluster, (name, dataset) = stage.cluster, stage.new("killed")
     first = cluster.machines.living[-1]
     jobs.set_pace(stage.folder, 600.0)
-    driver = _submitted(stage, name, dataset)
+    driver = _submitted(stage, name, dataset, *_NO_BLAME)
     wait_until(lambda: " is ready " in cluster.log(name).read_text(), "the first worker")
     second = cluster.add_node(**jobs.paced(stage.folder))
     wait_until(lambda: cluster.log(name).read_text().count(" is ready ") >= 2, "a worker on the node that was added")
@@ -94,7 +96,7 @@ def zombie_behind_a_cut(stage: Stage) -> dict[str, Any]:
     good = cluster.machines.living[-1]
     victim = cluster.add_node(**jobs.paced(stage.folder, ENCODE_ONCE_HOLD=str(hold)))
     jobs.set_pace(stage.folder, 600.0)
-    driver = cluster.driver(*jobs.encode(stage.tars, dataset, "--num-workers", "2"), name=name)
+    driver = cluster.driver(*jobs.encode(stage.tars, dataset, "--num-workers", "2", *_NO_BLAME), name=name)
     wait_until(lambda: cluster.log(name).read_text().count(" is ready ") >= 2, "both workers")
     jobs.set_pace(stage.folder, 0.5)
     wait_until((hold / "held").exists, "a commit on the victim")
@@ -124,7 +126,7 @@ def cut_and_healed(stage: Stage, cut_seconds: float) -> dict[str, Any]:
     cluster, (name, dataset) = stage.cluster, stage.new("cut")
     victim = cluster.add_node(**jobs.paced(stage.folder))
     jobs.set_pace(stage.folder, 600.0)
-    driver = cluster.driver(*jobs.encode(stage.tars, dataset, "--num-workers", "2"), name=name)
+    driver = cluster.driver(*jobs.encode(stage.tars, dataset, "--num-workers", "2", *_NO_BLAME), name=name)
     wait_until(lambda: cluster.log(name).read_text().count(" is ready ") >= 2, "both workers")
     cluster.machines.cut(victim)
     since = time.monotonic()
@@ -158,10 +160,10 @@ def two_drivers(stage: Stage, *, in_bucket: bool = False) -> dict[str, Any]:
     return {"refused": statuses.count(1)}
 
 
-def _submitted(stage: Stage, name: str, dataset: Path) -> subprocess.Popen[str]:
+def _submitted(stage: Stage, name: str, dataset: Path, *options: str) -> subprocess.Popen[str]:
     """`ray job submit`, which prints what the job prints and ends with it; the job has the name of its log."""
     submit = [RAY, "job", "submit", *_JOB_API, "--submission-id", name, "--", sys.executable, "-m", "pipeline"]
-    argv = [*submit, *jobs.encode(stage.tars, dataset)]
+    argv = [*submit, *jobs.encode(stage.tars, dataset, *options)]
     return stage.cluster.head.start(argv, variables=stage.cluster.environment(), log=stage.cluster.log(name))
 
 
