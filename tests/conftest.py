@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,6 +24,16 @@ _SLOW_MACHINES = (HealthCheck.too_slow,)
 settings.register_profile("dev", deadline=None, suppress_health_check=_SLOW_MACHINES)
 settings.register_profile("ci", deadline=None, suppress_health_check=_SLOW_MACHINES, derandomize=True, max_examples=50)
 settings.load_profile("dev")
+
+
+def pytest_configure() -> None:
+    """Asked to end, the suite ends as after Ctrl-C: with what its tests have started, processes and folders."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -38,6 +39,8 @@ def main() -> int:
     parser.add_argument("--drivers", type=int, default=10, help="pairs of drivers that start at once")
     parser.add_argument("--output", type=Path, required=True, help="JSON document of what happened")
     options = parser.parse_args()
+    # Asked to end, it ends what it has started too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     os.environ["OMP_NUM_THREADS"] = "1"
     moments = random.Random(options.seed)
     report: dict[str, Any] = {
