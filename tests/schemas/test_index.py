@@ -53,7 +53,7 @@ def test_any_number_of_records(count: int) -> None:
 
 
 def test_records_that_differ_in_little_but_their_names() -> None:
-    """A thousand tars without a caption: the index compresses far better than one of digests, and is no bomb for that."""
+    """A thousand tars without a caption: the index compresses far better than one of digests, and is no bomb."""
     body = {"num_rows": 0, "parts": [], "stats": {}, "writer": {"versions": {"x": "1" * 1500}}}
     records = {("txt", f"{n:05d}"): seal({"shard": f"{n:05d}", **body}) for n in range(1000)}
     index = dump_index(records, IDENTITY, where="x")
