@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import ipc
@@ -17,7 +18,7 @@ from pyarrow import ipc
 from schemas.container_arrow import UNREADABLE, write_options
 from schemas.documents import unseal
 from schemas.errors import DamagedDataError
-from schemas.ledger import LEDGER_FOLDER, LedgerRecord, list_committed, load_record, record_path
+from schemas.ledger import LEDGER_FOLDER, LedgerRecord, list_committed, load_record, record_path, valid_record
 from schemas.limits import MAX_INDEX_RATIO
 from schemas.record_batch_sizes import require_small
 from schemas.storage import Store
@@ -52,6 +53,59 @@ def index_schema(identity_sha256: str | None, latents_identity_sha256: str | Non
     )
 
 
+class IndexWriter:
+    """Makes the bytes of `index.arrow` record by record: what it keeps of each is compressed.
+
+    Args:
+        identity_sha256: As for `index_schema`.
+        latents_identity_sha256: As for `index_schema`.
+        where: Names the ledger, for errors.
+    """
+
+    def __init__(self, identity_sha256: str | None, latents_identity_sha256: str | None, *, where: str) -> None:
+        self._schema = index_schema(identity_sha256, latents_identity_sha256)
+        self._where = where
+        self._sink = io.BytesIO()
+        self._writer = ipc.new_file(self._sink, self._schema, options=write_options())
+        self._rows: list[tuple[str, str, int, bytes]] = []
+
+    def add(self, group: str, shard: str, data: bytes) -> dict[str, Any]:
+        """Takes in the next record, in the order of (group, shard).
+
+        Args:
+            group: Column group.
+            shard: Shard.
+            data: The record's stored bytes.
+
+        Returns:
+            Its fields.
+
+        Raises:
+            DamagedDataError, ContractError: It is not what was written.
+        """
+        where = f"{self._where}/{record_path(group, shard)}"
+        body = unseal(data, where=where)
+        with valid_record(where):
+            self._rows.append((group, shard, body["num_rows"], data))
+        if len(self._rows) == _ROWS_PER_BATCH:
+            self._write()
+        return body
+
+    def finish(self) -> bytes:
+        """The bytes of `index.arrow`."""
+        if self._rows:
+            self._write()
+        self._writer.close()
+        data = self._sink.getvalue()
+        return data.replace(_NO_DIGEST, hashlib.sha256(data).hexdigest().encode())
+
+    def _write(self) -> None:
+        columns = zip(*self._rows, strict=True)
+        arrays = [pa.array(values, field.type) for values, field in zip(columns, self._schema, strict=True)]
+        self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
+        self._rows.clear()
+
+
 def dump_index(
     records: Mapping[tuple[str, str], bytes],
     identity_sha256: str | None,
@@ -70,18 +124,10 @@ def dump_index(
     Raises:
         DamagedDataError, ContractError: A record is not what was written.
     """
-    schema = index_schema(identity_sha256, latents_identity_sha256)
-    sink = io.BytesIO()
-    ordered = sorted(records)
-    with ipc.new_file(sink, schema, options=write_options()) as writer:
-        for start in range(0, len(ordered), _ROWS_PER_BATCH):
-            names = ordered[start : start + _ROWS_PER_BATCH]
-            rows = [unseal(records[name], where=f"{where}/{record_path(*name)}")["num_rows"] for name in names]
-            columns = [[group for group, _ in names], [shard for _, shard in names], rows, [records[n] for n in names]]
-            arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
-            writer.write_batch(pa.record_batch(arrays, schema=schema))
-    data = sink.getvalue()
-    return data.replace(_NO_DIGEST, hashlib.sha256(data).hexdigest().encode())
+    index = IndexWriter(identity_sha256, latents_identity_sha256, where=where)
+    for group, shard in sorted(records):
+        index.add(group, shard, records[group, shard])
+    return index.finish()
 
 
 def load_index(data: bytes, *, where: str) -> pa.Table:
@@ -128,11 +174,18 @@ def _read_table(stream: pa.Buffer, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_batches(batches, schema)
 
 
+def iter_ledger(store: Store) -> Iterator[tuple[tuple[str, str], bytes]]:
+    """(group, shard) and stored bytes of every ledger record, unchecked, in that order; a few are read ahead."""
+    names = sorted((group, shard) for group, shards in list_committed(store).items() for shard in shards)
+    with ThreadPoolExecutor(_LEDGER_READERS) as readers:
+        for start in range(0, len(names), _ROWS_PER_BATCH):
+            some = names[start : start + _ROWS_PER_BATCH]
+            yield from zip(some, readers.map(lambda name: store.get(record_path(*name)), some), strict=True)
+
+
 def read_ledger(store: Store) -> dict[tuple[str, str], bytes]:
     """The stored bytes of every ledger record, by (group, shard), unchecked."""
-    names = [(group, shard) for group, shards in list_committed(store).items() for shard in sorted(shards)]
-    with ThreadPoolExecutor(_LEDGER_READERS) as readers:
-        return dict(zip(names, readers.map(lambda name: store.get(record_path(*name)), names), strict=True))
+    return dict(iter_ledger(store))
 
 
 def write_index(store: Store, identity_sha256: str | None, latents_identity_sha256: str | None = None) -> int:
@@ -149,10 +202,13 @@ def write_index(store: Store, identity_sha256: str | None, latents_identity_sha2
     Raises:
         DamagedDataError, ContractError: A ledger record is not what was written.
     """
-    records = read_ledger(store)
-    identities = {"identity_sha256": identity_sha256, "latents_identity_sha256": latents_identity_sha256}
-    store.replace(INDEX_PATH, dump_index(records, where=store.url, **identities))
-    return len(records)
+    index = IndexWriter(identity_sha256, latents_identity_sha256, where=store.url)
+    count = 0
+    for name, data in iter_ledger(store):
+        index.add(*name, data)
+        count += 1
+    store.replace(INDEX_PATH, index.finish())
+    return count
 
 
 def records_from_ledger(store: Store) -> Iterable[LedgerRecord]:
@@ -161,7 +217,7 @@ def records_from_ledger(store: Store) -> Iterable[LedgerRecord]:
     Raises:
         DamagedDataError, ContractError: A record is not what was written.
     """
-    for (group, shard), data in sorted(read_ledger(store).items()):
+    for (group, shard), data in iter_ledger(store):
         yield load_record(data, where=f"{store.locate(LEDGER_FOLDER)}/{group}/{shard}.json")
 
 

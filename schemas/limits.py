@@ -21,8 +21,8 @@ MAX_INDEX_BYTES: Final = 4 * _GIB
 """`index.arrow` as stored. A million shards of 10,000 rows take about 2 GB."""
 
 MAX_INDEX_RATIO: Final = 64
-"""Bytes of an index's columns by its stored bytes. Ledger records are half digests, which do not compress: 2 to 4. Those
-of shards without a row differ in little but their names and checksums: up to 45."""
+"""Bytes of an index's columns by its stored bytes. Ledger records are half digests, which do not compress: 2 to 4.
+Those of shards without a row differ in little but their names and checksums: up to 45."""
 
 MAX_REJECTS: Final = 1_000_000
 """Lines of a rejects file. Each takes about 1 KB once it is read."""

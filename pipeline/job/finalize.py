@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.documents import unseal
-from schemas.index import INDEX_PATH, dump_index, read_ledger
-from schemas.latent_manifest import Manifests, read_manifests
+from schemas.index import INDEX_PATH, IndexWriter, iter_ledger
+from schemas.latent_manifest import read_manifests
 from schemas.ledger import (
     PART_NAME,
     REJECTS_FOLDER,
@@ -17,6 +17,7 @@ from schemas.ledger import (
     part_path,
     record_path,
     rejects_path,
+    valid_record,
 )
 from schemas.quarantine import QUARANTINE_FOLDER, quarantine_path
 from schemas.storage import TEMPORARY_SUFFIX, Store
@@ -62,65 +63,83 @@ def finalize(dataset: Store, groups: Iterable[str], dead_leases: Iterable[str], 
     Raises:
         DamagedDataError: A manifest or ledger record is not what was written; nothing is deleted then.
     """
-    records = _write_index(dataset)
-    orphans = tuple(sorted(find_orphans(dataset, records))) if collect_orphans else ()
+    accounts = _write_index(dataset, frozenset(groups))
+    orphans = tuple(sorted(_find_orphans(dataset, accounts))) if collect_orphans else ()
     dataset.delete([*orphans, *dead_leases])
-    wanted = set(groups)
-    chosen = [record for (group, _), record in records.items() if group in wanted]
-    return Totals(
-        num_records=len(chosen),
-        num_inputs=sum(record["num_inputs"] for record in chosen),
-        num_encoded=sum(record["num_encoded"] for record in chosen),
-        num_rejects=sum(record["num_rejects"] for record in chosen),
-        num_damaged=sum(bool(record["source"]["damage"]) for record in chosen),
-        num_bytes=sum(part["num_bytes"] for record in chosen for part in record["parts"]),
-        raw_bytes=sum(stats["raw_bytes"] for record in chosen for stats in record["stats"].values()),
-        orphans=orphans,
-    )
+    return dataclasses.replace(accounts.totals, orphans=orphans)
 
 
-def _write_index(dataset: Store) -> dict[tuple[str, str], dict[str, Any]]:
-    """Writes the index of all records, and returns their bodies.
+class _Accounts:
+    """What is kept of the ledger's records: of 100,000, their fields would take gigabytes.
+
+    Attributes:
+        names: (group, shard) of every record.
+        kept: Parts and rejects that a record refers to.
+        totals: Over the groups asked about.
+    """
+
+    def __init__(self, groups: frozenset[str]) -> None:
+        self._groups = groups
+        self.names: set[tuple[str, str]] = set()
+        self.kept: set[str] = set()
+        self.totals = Totals(0, 0, 0, 0, 0, 0, 0, ())
+
+    def add(self, group: str, shard: str, record: dict[str, Any]) -> None:
+        """Takes in a record's fields."""
+        self.names.add((group, shard))
+        self.kept |= {part_path(shard, part["name"]) for part in record["parts"]}
+        if record["rejects"] is not None:
+            self.kept.add(rejects_path(group, shard))
+        if group not in self._groups:
+            return
+        before = self.totals
+        self.totals = Totals(
+            num_records=before.num_records + 1,
+            num_inputs=before.num_inputs + record["num_inputs"],
+            num_encoded=before.num_encoded + record["num_encoded"],
+            num_rejects=before.num_rejects + record["num_rejects"],
+            num_damaged=before.num_damaged + bool(record["source"]["damage"]),
+            num_bytes=before.num_bytes + sum(part["num_bytes"] for part in record["parts"]),
+            raw_bytes=before.raw_bytes + sum(stats["raw_bytes"] for stats in record["stats"].values()),
+            orphans=(),
+        )
+
+
+def _write_index(dataset: Store, groups: frozenset[str]) -> _Accounts:
+    """Writes the index of all records, and takes them into the accounts.
 
     A driver that was suspended on the way, and taken for dead, would put an index of long ago in place of a newer one.
     So whoever has written one looks whether the ledger still is what it wrote.
     """
     manifests = read_manifests(dataset)
-    for _ in range(_INDEX_ATTEMPTS):
-        stored = read_ledger(dataset)
-        records = {name: unseal(data, where=dataset.locate(record_path(*name))) for name, data in stored.items()}
-        dataset.replace(INDEX_PATH, _index(stored, manifests, dataset.url))
-        if stored.keys() == {(group, shard) for group, shards in list_committed(dataset).items() for shard in shards}:
-            break
-    return records
-
-
-def _index(stored: dict[tuple[str, str], bytes], manifests: Manifests, where: str) -> bytes:
     captions, latents = (
         None if manifest is None else manifest.identity_sha256 for manifest in (manifests.captions, manifests.latents)
     )
-    return dump_index(stored, captions, latents_identity_sha256=latents, where=where)
+    for _ in range(_INDEX_ATTEMPTS):
+        index, accounts = IndexWriter(captions, latents, where=dataset.url), _Accounts(groups)
+        for name, data in iter_ledger(dataset):
+            body = index.add(*name, data)
+            with valid_record(dataset.locate(record_path(*name))):
+                accounts.add(*name, body)
+        dataset.replace(INDEX_PATH, index.finish())
+        if accounts.names == {(group, shard) for group, some in list_committed(dataset).items() for shard in some}:
+            break
+    return accounts
 
 
-def find_orphans(dataset: Store, records: dict[tuple[str, str], dict[str, Any]]) -> set[str]:
+def _find_orphans(dataset: Store, accounts: _Accounts) -> set[str]:
     """Objects that no ledger record refers to.
 
     Parts and rejects of dead attempts, temporary files of killed writers, and quarantine notes of shards that have been
     committed since.
-
-    Args:
-        dataset: The dataset.
-        records: Bodies of all ledger records by (group, shard).
     """
-    kept = {part_path(shard, part["name"]) for (_, shard), body in records.items() for part in body["parts"]}
-    kept |= {rejects_path(*name) for name, body in records.items() if body["rejects"] is not None}
     orphans = {
         info.path
         for folder in (SHARDS_FOLDER, REJECTS_FOLDER)
         for info in dataset.list(folder)
-        if info.path not in kept and _has_own_name(info.path)
+        if info.path not in accounts.kept and _has_own_name(info.path)
     }
-    committed_notes = {quarantine_path(*name) for name in records}
+    committed_notes = {quarantine_path(*name) for name in accounts.names}
     orphans |= {info.path for info in dataset.list(QUARANTINE_FOLDER) if info.path in committed_notes}
     if dataset.local_root is not None:
         orphans |= {info.path for info in dataset.list() if TEMPORARY_SUFFIX.search(info.path)}
