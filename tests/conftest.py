@@ -26,14 +26,19 @@ settings.register_profile("ci", deadline=None, suppress_health_check=_SLOW_MACHI
 settings.load_profile("dev")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Asked to end, the suite ends as after Ctrl-C: with what its tests have started, processes and folders."""
+    has_workers = not hasattr(config, "workerinput") and bool(config.getoption("numprocesses", None))
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        # xdist would kill its workers before they have cleaned up.
+        children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text() if has_workers else ""
+        for child in children.split():
+            os.kill(int(child), signal.SIGTERM)
+        raise KeyboardInterrupt
+
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+        signal.signal(signal.SIGTERM, interrupt)
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,9 @@ import shutil
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tests.chaos.job import DONE, SOME_QUARANTINED, Job
 from tests.chaos.oracle import Poison, require, require_same
 from tests.chaos.runner import Outcome, run
 from tests.chaos.schedule import Container, Kind, Schedule, draw
+from tests.integration.commands import ENCODE_SECONDS, start
 from tests.integration.commands import run as run_command
 
 POISONS = {
@@ -105,10 +107,8 @@ def _one(
     poisons = [POISONS[name] for name in campaign.poisons]
     report: dict[str, Any] = {"run": schedule.number, "container": schedule.container, "schedule": str(schedule)}
     try:
-        with ThreadPoolExecutor(1) as beside:
-            undisturbed = beside.submit(_undisturbed, good, expected, schedule.container)
+        with _undisturbed(good, expected, schedule.container):
             outcome = run(job, schedule, own / "log.txt")
-            undisturbed.result()
         status = SOME_QUARANTINED if poisons else DONE
         require(outcome.exit_statuses[-1] == status, f"exit status {status}", outcome.exit_statuses)
         # A run in which something failed leaves the objects of dead attempts: they may not be dead yet.
@@ -133,10 +133,22 @@ def _inputs(campaign: Campaign, folder: Path) -> tuple[Path, Path]:
     return good, mixed
 
 
-def _undisturbed(tars: Path, dataset: Path, container: Container) -> None:
+@contextmanager
+def _undisturbed(tars: Path, dataset: Path, container: Container) -> Iterator[None]:
+    """A run that nothing is done to, beside what is done meanwhile; at its end when this is. Only if there was none."""
     if dataset.exists():
+        yield
         return
-    run_command(*Job(tars, dataset, container, num_workers=1).arguments())
+    job = Job(tars, dataset, container, num_workers=1)
+    with start(*job.arguments()) as process, ThreadPoolExecutor(1) as reader:
+        output = reader.submit(process.communicate)
+        try:
+            yield
+        except BaseException:
+            process.kill()
+            raise
+        printed, _ = output.result(ENCODE_SECONDS)
+    require(process.returncode == DONE, "an undisturbed run", printed)
 
 
 def _spread(seconds: Sequence[float]) -> dict[str, float]:

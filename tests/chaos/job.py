@@ -119,14 +119,15 @@ class Driver:
         return []
 
     def end(self) -> None:
-        """Kills it and all that it started."""
-        members = {*self.members(), *self.seen}
-        for one in members:
-            one.signal(signal.SIGCONT)
-            one.signal(signal.SIGKILL)
+        """Kills it and all that it started, those too that start meanwhile."""
         if self._popen.poll() is None:
             self._popen.kill()
         self._popen.wait()
+        deadline = time.monotonic() + _GONE_SECONDS
+        while (alive := [one for one in {*self.members(), *self.seen} if one.lives()]) and time.monotonic() < deadline:
+            for one in alive:
+                one.signal(signal.SIGKILL)
+            time.sleep(0.02)
 
 
 @contextmanager
