@@ -174,7 +174,9 @@ def _shard_chunks(
     identities = [bodies[group]["identity_sha256"] for group in groups]
     hasher.update(repr((shard, bodies[first].get("keys_sha256"), identities, rows.tolist())).encode())
     captions = [tables[group][1] for group in groups if group != LATENTS_GROUP]
-    sizes = np.max(captions, axis=0) if captions else np.zeros(len(rows), np.int64)
+    sizes = captions[0] if captions else np.zeros(len(rows), np.int64)
+    for other in captions[1:]:
+        sizes = np.maximum(sizes, other)
     return rows, sizes + (tables[LATENTS_GROUP][1] if LATENTS_GROUP in tables else 0)
 
 
@@ -187,11 +189,11 @@ def _chunk_table(body: dict[str, Any]) -> npt.NDArray[np.int64]:
     """
     chunks = [chunk for part in body["parts"] for chunk in part["chunks"]]
     table = [[chunk["num_rows"] for chunk in chunks], [chunk["num_bytes"] for chunk in chunks]]
-    found = np.array(table, np.int64)
-    for values, most, unit in zip(found, (MAX_CHUNK_ROWS, MAX_CHUNK_BYTES), ("rows", "bytes"), strict=True):
-        if values.size and not 1 <= values.min() <= values.max() <= most:
-            raise ValueError(f"chunks of {values.min()} to {values.max()} {unit}, not 1 to {most}")
-    return found
+    # Python's own min and max: of a dozen numbers they are ten times as fast as NumPy's, and there are 100,000 shards.
+    for values, most, unit in zip(table, (MAX_CHUNK_ROWS, MAX_CHUNK_BYTES), ("rows", "bytes"), strict=True):
+        if values and not 1 <= min(values) <= max(values) <= most:
+            raise ValueError(f"chunks of {min(values)} to {max(values)} {unit}, not 1 to {most}")
+    return np.array(table, np.int64)
 
 
 def _part_and_chunk(body: dict[str, Any], index: int) -> tuple[Part, Chunk]:
