@@ -58,27 +58,37 @@ def stable(dataset: Path) -> dict[str, bytes]:
     return {n: data for n, data in files(dataset).items() if not n.startswith("runs/") and n != "index.arrow"}
 
 
+POISONS = {
+    "00001-kills": "worker process died",
+    "00002-raises": "RuntimeError: cannot encode 00002-raises, attempt",
+    "00003-hangs": "hung: no result within 10 s",
+}
+
+
 def test_poisonous_inputs_are_quarantined_and_the_rest_is_done(tars: Path, tmp_path: Path) -> None:
+    """One that always kills its worker, one that always raises, one that hangs."""
     inputs, dataset = tmp_path / "tars", tmp_path / "dataset"
     inputs.mkdir()
-    for name in ("00000", "00001-kills", "00002-raises", "00003"):
-        shutil.copy(tars / f"{name[:5] if name != '00003' else '00000'}.tar", inputs / f"{name}.tar")
+    for number, name in enumerate(("00000", *POISONS, "00004")):
+        shutil.copy(tars / f"{number % 3:05d}.tar", inputs / f"{name}.tar")
     faulty = {"PYTHONPATH": f"{REPOSITORY / 'tests/integration/faults'}:{REPOSITORY}"}
-    output = encode(inputs, dataset, expect=3, **faulty)
-    assert "2 of 4 committed" in output
-    assert schemas.open_dataset(str(dataset)).shards("txt") == ("00000", "00003")
+    limits = ("--max-attempts", "2", "--shard-timeout-seconds", "10")
+    output = encode(inputs, dataset, *limits, expect=3, **faulty)
+    assert "2 of 5 committed" in output
+    assert schemas.open_dataset(str(dataset)).shards("txt") == ("00000", "00004")
     notes = {name: json.loads(data) for name, data in files(dataset / "quarantine").items()}
-    assert set(notes) == {"txt/00001-kills.json", "txt/00002-raises.json"}
-    assert all(len(note["reasons"]) == note["attempts"] == 3 for note in notes.values())
-    assert "worker process died" in notes["txt/00001-kills.json"]["reasons"][0]
-    assert "cannot encode 00002-raises, attempt 1" in notes["txt/00002-raises.json"]["reasons"][0]
+    assert set(notes) == {f"txt/{name}.json" for name in POISONS}
+    for name, reason in POISONS.items():
+        note = notes[f"txt/{name}.json"]
+        assert note["attempts"] == len(note["reasons"]) == 2
+        assert all(found.startswith(reason) for found in note["reasons"])
 
     again = encode(inputs, dataset, expect=3)
     assert "Nothing to encode" in again
-    assert "2 shards are quarantined" in again
+    assert "3 shards are quarantined" in again
 
     encode(inputs, dataset, "--retry-quarantined")
-    assert schemas.open_dataset(str(dataset)).num_rows("txt") == 80
+    assert schemas.open_dataset(str(dataset)).num_rows("txt") == 100
     assert files(dataset / "quarantine") == {}
     run("validate", str(dataset), "--level", "values", module="schemas")
 
