@@ -83,7 +83,9 @@ def commit(store: Store, record: LedgerRecord, rejects: StoredRejects) -> bool:
         _require_stored(store, record.shard, part)
     if rejects.entry is not None and not _store_rejects(store, record, rejects.data):
         return False
-    return store.create(path, record.dump())
+    data = record.dump()
+    # A store may have taken it and its answer been lost: then the retry finds it there. It names its writer and time.
+    return store.create(path, data) or store.get(path) == data
 
 
 def _store_rejects(store: Store, record: LedgerRecord, data: bytes) -> bool:

@@ -47,6 +47,12 @@ class StorageError(EncodeOnceError):
     """An object store or file system did not do what was asked of it."""
 
 
+class StorageFullError(StorageError):
+    """There is no room left, or a quota is used up: nobody else could write there either."""
+
+    stops_job = True
+
+
 class MissingObjectError(StorageError):
     """An object that should exist does not."""
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from schemas.errors import StorageError
+from schemas.storage_errors import failed, is_without_room
 
 
 def create_local(target: Path, chunks: Iterable[bytes]) -> bool:
@@ -106,6 +107,8 @@ def _write_temporary(target: Path, chunks: Iterable[bytes]) -> Path:
             os.fsync(file.fileno())
     except OSError as error:
         temporary.unlink(missing_ok=True)
+        if is_without_room(error):
+            raise failed(str(target), error) from error
         raise StorageError(
             "storage-write-failed",
             where=str(target),

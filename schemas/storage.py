@@ -22,11 +22,11 @@ import pyarrow as pa
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, from_url
 
-from schemas.errors import ConfigError, EncodeOnceError, MissingObjectError, StorageError
+from schemas.errors import ConfigError, EncodeOnceError, MissingObjectError
 from schemas.limits import MAX_DOCUMENT_BYTES
 from schemas.local_files import create_local, read_local, replace_local, require_regular
 from schemas.object_paths import require_inside
-from schemas.storage_errors import first_line, missing, too_large, too_short
+from schemas.storage_errors import failed, first_line, missing, too_large, too_short
 from schemas.storage_urls import allow_http, local_root
 
 # A store that is down for a minute must not end a job of days; obstore's own default gives up after about 3 s.
@@ -267,13 +267,7 @@ class Store:
         except EncodeOnceError:
             raise
         except (BaseError, OSError, ValueError, OverflowError, MemoryError) as error:
-            raise StorageError(
-                "storage-failed",
-                where=self.locate(path),
-                expected="the store to answer within the retries (about five minutes)",
-                actual=f"{type(error).__name__}: {first_line(error)}",
-                remedy="check the store's health, the credentials and free space; then run the same command again",
-            ) from error
+            raise failed(self.locate(path), error) from error
 
 
 def _client_options() -> Any:

@@ -2,7 +2,39 @@
 
 from __future__ import annotations
 
-from schemas.errors import DamagedDataError, MissingObjectError
+import errno
+
+from schemas.errors import DamagedDataError, MissingObjectError, StorageError, StorageFullError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_ANSWERS = ("QuotaExceeded", "InsufficientStorage", "StorageFull", "507 Insufficient", "No space left on device")
+"""Of Ceph's gateway and others, RFC 4918, MinIO (`XMinioStorageFull`), a local disk below obstore."""
+
+
+def failed(name: str, error: BaseException) -> StorageError:
+    """A store that did not do what was asked of it, after all retries."""
+    said = first_line(error)
+    actual = f"{type(error).__name__}: {said}"
+    if is_without_room(error) or any(answer in said for answer in _FULL_ANSWERS):
+        return StorageFullError(
+            "storage-full",
+            where=name,
+            expected="room for what is written",
+            actual=actual,
+            remedy="make room or raise the quota; then run the same command again, nothing is lost",
+        )
+    return StorageError(
+        "storage-failed",
+        where=name,
+        expected="the store to answer within the retries (about five minutes)",
+        actual=actual,
+        remedy="check the store's health, the credentials and free space; then run the same command again",
+    )
+
+
+def is_without_room(error: BaseException) -> bool:
+    """Whether the operating system says that a disk is full or a quota used up."""
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 def missing(name: str) -> MissingObjectError:

@@ -8,24 +8,30 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import random
 import re
 import socket
 import struct
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-Kind = Literal["flip", "truncate", "shorten", "stall", "unavailable", "missing", "reset"]
+Kind = Literal[
+    "flip", "truncate", "shorten", "stall", "pause", "unavailable", "slow-down", "error", "missing", "reset", "lost"
+]
 """flip: a bit in the middle of the body. truncate: half of the body, then the end of the connection. shorten: half of
-the body, as if that were all. stall: no answer until the proxy ends. unavailable: status 503. missing: status 404.
-reset: the connection is reset."""
+the body, as if that were all. stall: no answer until the proxy ends. pause: the answer, after `Fault.seconds`.
+unavailable: status 503. slow-down: 503 as S3 throttles. error: status 500. missing: status 404. reset: the connection
+is reset. lost: the server does what it is asked, and the connection is reset before its answer."""
 
 _STATUS = {
-    "unavailable": (503, b"<Error><Code>SlowDown</Code></Error>"),
+    "unavailable": (503, b"<Error><Code>ServiceUnavailable</Code></Error>"),
+    "slow-down": (503, b"<Error><Code>SlowDown</Code></Error>"),
+    "error": (500, b"<Error><Code>InternalError</Code></Error>"),
     "missing": (404, b"<Error><Code>NoSuchKey</Code></Error>"),
 }
 
@@ -39,9 +45,11 @@ class Fault:
     Attributes:
         kind: What happens.
         path: Part of the paths meant.
-        method: HTTP method meant.
+        method: HTTP method meant; empty for all.
         times: How often; None for always.
         skip: How many of the requests meant pass before.
+        share: To how many of the requests meant it happens, by chance.
+        seconds: Of a pause.
     """
 
     kind: Kind
@@ -49,10 +57,15 @@ class Fault:
     method: str = "GET"
     times: int | None = None
     skip: int = 0
+    share: float = 1.0
+    seconds: float = 0.0
+    chance: random.Random = field(default_factory=lambda: random.Random(1))
 
     def takes(self, method: str, path: str) -> bool:
         """Whether it happens to this request; counts it."""
-        if method != self.method or self.path not in path or self.times == 0:
+        if self.method not in ("", method) or self.path not in path or self.times == 0:
+            return False
+        if self.share < 1.0 and self.chance.random() >= self.share:
             return False
         if self.skip > 0:
             self.skip -= 1
@@ -103,10 +116,14 @@ class FaultyProxy:
             self.requests.append((handler.command, handler.path))
             fault = next((fault for fault in self.faults if fault.takes(handler.command, handler.path)), None)
         kind = None if fault is None else fault.kind
+        if fault is not None and kind == "pause":
+            self.released.wait(fault.seconds)
+        if kind == "lost":
+            self._ask(handler, body)
         if kind == "stall":
             self.released.wait()
             handler.close_connection = True
-        elif kind == "reset":
+        elif kind in ("reset", "lost"):
             handler.reset()
         elif kind in _STATUS:
             handler.answer(*_STATUS[kind], {})

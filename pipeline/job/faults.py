@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import ray
 from ray.exceptions import ActorUnavailableError, NodeDiedError, RayActorError, RayTaskError
 
+from schemas.storage_errors import is_without_room
+
 _MAX_REASON_CHARACTERS = 2000
 
 _DEVICE_FAULTS = (
@@ -43,7 +45,9 @@ class Fault:
     """What the worker's code raised; None if the process died."""
     needs_new_worker: bool
     blames_unit: bool
-    """False if the node was lost: then whatever ran there had no part in it."""
+    """False if the node was lost, or there is no room to write: then whatever ran there had no part in it."""
+    stops_job: bool = False
+    """No other unit would fare better."""
 
 
 def fault_of(error: BaseException, node_id: str | None) -> Fault:
@@ -57,7 +61,8 @@ def fault_of(error: BaseException, node_id: str | None) -> Fault:
         reason = _shortened(f"{type(cause).__name__}: {cause}")
         # The attribute marks exceptions of our own; a device's fault comes from a library that knows nothing of us.
         is_fatal = getattr(cause, "needs_new_worker", False) or any(mark in reason for mark in _DEVICE_FAULTS)
-        return Fault(reason, _traceback(error), cause, bool(is_fatal), blames_unit=True)
+        stops = bool(getattr(cause, "stops_job", False)) or is_without_room(cause)
+        return Fault(reason, _traceback(error), cause, bool(is_fatal), blames_unit=not stops, stops_job=stops)
     lost = isinstance(error, (ActorUnavailableError, NodeDiedError)) or getattr(error, "preempted", False)
     if lost or (node_id is not None and not _node_is_alive(node_id)):
         return Fault(f"node lost ({_shortened(_flat(error))})", "", None, True, blames_unit=False)

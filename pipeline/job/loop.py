@@ -11,7 +11,8 @@ An actor has three methods:
   `ray.get_runtime_context().get_node_id()`, lets a lost node be told from a unit that kills. Booting belongs here and
   not in `__init__`: Ray keeps the exception of a method, and only the text of one from `__init__`.
 - `run(unit, attempt)` answers a small result, or raises. An exception with a true attribute `needs_new_worker` has
-  the worker replaced. With `units_per_worker` above 1 it is called while another call runs.
+  the worker replaced; one with `stops_job`, such as that of a full disk, ends the job and blames no unit. With
+  `units_per_worker` above 1 it is called while another call runs.
 - `progress()` answers live figures or None. It is called while `run` works, so it needs a concurrency group of its own.
 """
 
@@ -189,6 +190,8 @@ class _Loop:
         self._note_failure(flight, fault, counted=fault.blames_unit and has_one_suspect)
         for other in others:
             self._note_failure(other, fault, counted=False)
+        if fault.stops_job and self._stop_since is None:
+            self._stop(fault.reason)
         self._failures_in_a_row += fault.blames_unit and flight.attempt == 1  # At the end only the bad ones are left.
         limit = self.config.max_failures_in_a_row
         if limit is not None and self._failures_in_a_row >= limit and self._stop_since is None:

@@ -106,3 +106,19 @@ def test_no_rejects_no_file(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     assert write_shard(store, make_manifest(), "txt", "s", samples(2)).rejects is None
     assert list(store.list("rejects")) == []
+
+
+def test_a_record_whose_answer_was_lost_is_ones_own(
+    prepared: tuple[Store, LedgerRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store took it, the connection broke, and the retry finds it there."""
+    store, record = prepared
+    create = Store.create
+
+    def lost(self: Store, path: str, data: bytes) -> bool:
+        return create(self, path, data) and "ledger" not in path
+
+    monkeypatch.setattr(Store, "create", lost)
+    assert commit(store, record, REJECTS)
+    monkeypatch.undo()
+    assert not commit(store, record, REJECTS), "there already, by whomever"

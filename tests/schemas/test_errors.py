@@ -45,5 +45,5 @@ def test_the_message_says_it_all() -> None:
 
 
 def test_the_family() -> None:
-    assert len(CLASSES) == 7
+    assert len(CLASSES) == 8
     assert issubclass(errors.MissingObjectError, errors.StorageError)

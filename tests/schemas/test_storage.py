@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import ConfigError, DamagedDataError, MissingObjectError, StorageError
+from schemas.errors import ConfigError, DamagedDataError, MissingObjectError, StorageError, StorageFullError
 from schemas.storage import TEMPORARY_SUFFIX, Store
 
 NAMES = ["a", "a/b/c", "ä/日本 x", "a%20b", "a%2Fb", "a#1.json", "x..y", "q?*[]", "b~{}^|", "back\\slash", " lead"]
@@ -104,7 +104,8 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(StorageError, match="No space left") as caught:
         store.create_content_addressed("x/y", chunks(), 10)
-    assert caught.value.code == "storage-write-failed"
+    assert caught.value.code == "storage-full"
+    assert isinstance(caught.value, StorageFullError)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 

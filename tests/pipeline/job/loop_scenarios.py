@@ -6,6 +6,7 @@ Run by test_loop.py in a process of its own.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ import ray
 from pipeline.job.cluster import connect
 from pipeline.job.loop import run_units
 from pipeline.job.loop_config import LoopConfig
-from schemas.errors import EncodeOnceError, IdentityMismatchError, StorageError
+from schemas.errors import EncodeOnceError, IdentityMismatchError, StorageError, StorageFullError
 
 QUICK = LoopConfig(
     num_workers=2,
@@ -83,6 +84,10 @@ class Actor:
             os.kill(os.getpid(), signal.SIGKILL)
         elif what == "exit":
             sys.exit(3)
+        elif what == "full":
+            raise StorageFullError("storage-full", where="x", expected="room", actual="none", remedy="make room")
+        elif what == "enospc":
+            raise OSError(errno.ENOSPC, "No space left on device")
         elif what == "meet":  # Done when another is in hand on this worker.
             self._meet(unit)
         elif what == "raise":
@@ -204,6 +209,8 @@ def scenarios(folder: Path) -> dict[str, Any]:
     scene("two_all_die", (f"kill-{number}" for number in range(1000)), max_failures_in_a_row=3, **two)
     scene("two_stop", (f"brief-{number}" for number in range(1000)), stop_after=4, **two)
     scene("two_for_two", ["slow-0", "slow-1", "slow-2"], boot="together", units_per_worker=2)
+    scene("store_full", ["full-0", "slow-0", *fine], boot="together")
+    scene("disk_full", ["enospc-0"], max_attempts=1)
     scene("many", (f"fine-{number}" for number in range(2000)))
     return found
 

@@ -212,6 +212,15 @@ def test_no_worker_has_two_while_another_has_none(played: dict[str, Any]) -> Non
     assert len(events(scene, "UnitDone")) == 3
 
 
+@pytest.mark.parametrize(("name", "said"), [("store_full", "storage-full"), ("disk_full", "No space left")])
+def test_a_full_store_or_disk_stops_the_job_and_is_no_units_fault(played: dict[str, Any], name: str, said: str) -> None:
+    scene = played[name]
+    assert said in scene["stopped"]
+    assert scene["failures"] == []
+    assert [event["counted"] for event in events(scene, "UnitRetried")] == [False]
+    assert len(scene["interrupted"]) == 1
+
+
 def test_scheduling_costs_little(played: dict[str, Any]) -> None:
     scene = played["many"]
     assert len(scene["done"]) == 2000
