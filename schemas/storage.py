@@ -26,7 +26,7 @@ from schemas.errors import ConfigError, EncodeOnceError, MissingObjectError
 from schemas.limits import MAX_DOCUMENT_BYTES
 from schemas.local_files import create_local, read_local, replace_local, require_regular
 from schemas.object_paths import require_inside
-from schemas.storage_errors import failed, first_line, missing, too_large, too_short
+from schemas.storage_errors import bucket_missing, failed, first_line, missing, too_large, too_short
 from schemas.storage_urls import allow_http, local_root
 
 # A store that is down for a minute must not end a job of days; obstore's own default gives up after about 3 s.
@@ -263,7 +263,8 @@ class Store:
         except AlreadyExistsError:
             raise
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise missing(self.locate(path)) from error
+            # An answer to HEAD has no body to tell a bucket from an object by; whatever is done next has.
+            raise (bucket_missing if "NoSuchBucket" in str(error) else missing)(self.locate(path)) from error
         except EncodeOnceError:
             raise
         except (BaseError, OSError, ValueError, OverflowError, MemoryError) as error:

@@ -48,6 +48,17 @@ def missing(name: str) -> MissingObjectError:
     )
 
 
+def bucket_missing(name: str) -> StorageError:
+    """A bucket that does not exist."""
+    return StorageError(
+        "bucket-missing",
+        where=name,
+        expected="the bucket to exist",
+        actual="the store knows none of this name",
+        remedy="check the URL, the endpoint and the region, or make the bucket: encode-once never makes one",
+    )
+
+
 def too_short(name: str, offset: int, expected: int, actual: int) -> DamagedDataError:
     """An object that ends before a range that was asked for."""
     return DamagedDataError(
