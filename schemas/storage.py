@@ -26,6 +26,7 @@ from schemas.errors import ConfigError, EncodeOnceError, MissingObjectError
 from schemas.limits import MAX_DOCUMENT_BYTES
 from schemas.local_files import create_local, read_local, replace_local, require_regular
 from schemas.object_paths import require_inside
+from schemas.storage_credentials import credential_options
 from schemas.storage_errors import bucket_missing, failed, first_line, missing, too_large, too_short
 from schemas.storage_urls import allow_http, local_root
 
@@ -74,7 +75,8 @@ class Store:
                 # The folder is made by the first write: opening a dataset that is not there must not create it.
                 self._backend = LocalStore(self.local_root) if self.local_root.is_dir() else None
             else:
-                self._backend = from_url(url, client_options=_client_options(), retry_config=_RETRY)
+                options = credential_options(url)
+                self._backend = from_url(url, client_options=_client_options(), retry_config=_RETRY, **options)
         except (BaseError, ValueError) as error:
             raise ConfigError(
                 "storage-url-invalid",
