@@ -143,6 +143,8 @@ def _config(folder: Path, cluster_id: uuid.UUID, address: str, port: int) -> str
         "mon_data_avail_warn": 1,
         "mon_data_avail_crit": 1,
         "rgw_thread_pool_size": 32,
+        # What is used of a quota is counted anew each time.
+        "rgw_bucket_quota_ttl": 0,
     }
     lines = [f"{name} = {value}" for name, value in settings.items()]
     gateway = f"[client.rgw]\nrgw_frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1\n"

@@ -100,13 +100,14 @@ def quota_used_up(stage: Stage, admin: Any) -> dict[str, Any]:
     """The store has no room: the job stops, gives no shard up, and the same command goes on when there is."""
     dataset = f"s3://{BUCKET}/quota"
     used = sum(1 for _ in stage.keys(""))
-    admin("quota", "set", "--quota-scope=user", "--uid=test", f"--max-objects={used + 6}")
-    admin("quota", "enable", "--quota-scope=user", "--uid=test")
+    of = ("--quota-scope=bucket", f"--bucket={BUCKET}")
+    admin("quota", "set", *of, f"--max-objects={used + 6}")
+    admin("quota", "enable", *of)
     # 1, not 4, where there is no room for the index either.
     output = run(*encode(INPUTS, dataset), expect=(1, 4), **stage.settings)
     assert "storage-full" in output, output
     assert not [key for key in stage.keys("quota/") if "/quarantine/" in key]
-    admin("quota", "disable", "--quota-scope=user", "--uid=test")
+    admin("quota", "disable", *of)
     run(*encode(INPUTS, dataset), **stage.settings)
     with mock.patch.dict(os.environ, stage.settings):
         require_equal(str(stage.expected), dataset)
