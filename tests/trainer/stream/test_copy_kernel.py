@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from trainer.stream.copy_kernel import copy_pieces
 
-
 PIECES = st.tuples(st.integers(0, 20), st.integers(0, 90))
 
 
