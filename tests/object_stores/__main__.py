@@ -45,6 +45,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="eo-") as folder, _server(options.server, Path(folder)) as gateway:
         stage = _staged(Path(folder), gateway, options.shards)
         for name, play in _plan(options, stage, gateway, disk):
+            if options.only and name not in options.only:
+                continue
             began = time.monotonic()
             try:
                 report[name] = play() | {"total_seconds": round(time.monotonic() - began, 1)}
@@ -66,6 +68,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--shards", type=int, default=24, help="tars of 30 samples")
     parser.add_argument("--short", action="store_true", help="what every run of the suite has")
     parser.add_argument("--seconds", type=float, default=60.0, help="of a stall, and of an outage")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="of the scenarios, as the report names them")
     parser.add_argument("--output", type=Path, help="JSON document of what happened")
     return parser.parse_args()
 

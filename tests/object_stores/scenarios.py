@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import tempfile
@@ -116,14 +117,15 @@ def quota_used_up(stage: Stage, admin: Any) -> dict[str, Any]:
 
 def faults(kind: str, *, seconds: float) -> list[Fault]:
     """A schedule by its name; `seconds` is how long a pause is, and an outage."""
-    every = {"method": ""}
+    every: dict[str, Any] = {"method": ""}
     return {
         "undisturbed": [],
         # Each is asked after those before it: so all three happen to as many requests, together to a fifth.
         "500, 503 and SlowDown to 20 % of requests": [
-            Fault("error", share=0.2 / 3, **every),
-            Fault("unavailable", share=0.2 / 2.8, **every),
-            Fault("slow-down", share=0.2 / 2.6, **every),
+            # Each with chances of its own: from one seed they would come in threes.
+            Fault("error", share=0.2 / 3, chance=random.Random(1), **every),
+            Fault("unavailable", share=0.2 / 2.8, chance=random.Random(2), **every),
+            Fault("slow-down", share=0.2 / 2.6, chance=random.Random(3), **every),
         ],
         "connections reset, 10 % of requests": [Fault("reset", share=0.1, **every)],
         "answers lost after the deed, 20 % of puts": [Fault("lost", method="PUT", share=0.2)],
