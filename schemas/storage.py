@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from schemas.errors import ConfigError, EncodeOnceError, MissingObjectError
 from schemas.limits import MAX_DOCUMENT_BYTES
 from schemas.local_files import create_local, read_local, replace_local, require_regular
 from schemas.object_paths import require_inside
+from schemas.resend import resend
 from schemas.storage_credentials import credential_options
 from schemas.storage_errors import bucket_missing, failed, first_line, missing, too_large, too_short
 from schemas.storage_urls import allow_http, local_root
@@ -196,11 +198,19 @@ class Store:
         """
         if self.local_root is not None:
             return create_local(self._file(path), [data])
+        sent = 0
+
+        def put() -> None:
+            nonlocal sent
+            sent += 1
+            obstore.put(self.backend, path, data, mode="create", use_multipart=False)
+
         try:
             with self._named(path):
-                obstore.put(self.backend, path, data, mode="create", use_multipart=False)
+                resend(put)
         except AlreadyExistsError:
-            return False
+            # The one there may be that of which the answer was lost.
+            return sent > 1 and self.get(path) == data
         return True
 
     def create_content_addressed(self, path: str, chunks: Iterable[bytes], num_bytes: int) -> bool:
@@ -235,7 +245,7 @@ class Store:
             return
         for path in paths:
             with contextlib.suppress(MissingObjectError), self._named(path):
-                obstore.delete(self.backend, path)
+                resend(partial(obstore.delete, self.backend, path))
 
     def _require_at_most(self, path: str, num_bytes: int, max_bytes: int) -> None:
         if num_bytes > max_bytes:
