@@ -27,17 +27,11 @@ from schemas.errors import ConfigError, EncodeOnceError, MissingObjectError
 from schemas.limits import MAX_DOCUMENT_BYTES
 from schemas.local_files import create_local, read_local, replace_local, require_regular
 from schemas.object_paths import require_inside
-from schemas.resend import resend
+from schemas.resend import RETRY, resend, resume
 from schemas.storage_credentials import credential_options
 from schemas.storage_errors import bucket_missing, failed, first_line, missing, too_large, too_short
 from schemas.storage_urls import allow_http, local_root
 
-# A store that is down for a minute must not end a job of days; obstore's own default gives up after about 3 s.
-_RETRY: Any = {
-    "max_retries": 12,
-    "retry_timeout": timedelta(minutes=5),
-    "backoff": {"base": 2, "init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=15)},
-}
 _CLIENT: Any = {"timeout": timedelta(minutes=5), "connect_timeout": timedelta(seconds=15)}
 
 TEMPORARY_SUFFIX = re.compile(r"\.tmp-[0-9a-f]{32}$")
@@ -78,7 +72,7 @@ class Store:
                 self._backend = LocalStore(self.local_root) if self.local_root.is_dir() else None
             else:
                 options = credential_options(url)
-                self._backend = from_url(url, client_options=_client_options(), retry_config=_RETRY, **options)
+                self._backend = from_url(url, client_options=_client_options(), retry_config=RETRY, **options)
         except (BaseError, ValueError) as error:
             raise ConfigError(
                 "storage-url-invalid",
@@ -116,9 +110,7 @@ class Store:
         """
         with self._named(path):
             if self.local_root is None:
-                found = obstore.get(self._existing(path), path)
-                self._require_at_most(path, found.meta["size"], max_bytes)
-                return bytes(found.bytes())
+                return resend(partial(self._get, self._existing(path), path, max_bytes))
             self._require_at_most(path, self._file(path).stat().st_size, max_bytes)
             data = read_local(self._file(path), 0, max_bytes + 1)
             # It may have been replaced meanwhile.
@@ -146,7 +138,7 @@ class Store:
                 # Half the processor time that obstore takes, or less.
                 data = read_local(self._file(path), offset, num_bytes)
             else:
-                data = pa.py_buffer(obstore.get_range(backend, path, start=offset, length=num_bytes))
+                data = pa.py_buffer(resend(partial(obstore.get_range, backend, path, start=offset, length=num_bytes)))
         if data.size != num_bytes:
             raise too_short(self.locate(path), offset, num_bytes, data.size)
         return data
@@ -162,7 +154,8 @@ class Store:
         wanted = [(offset, length) for offset, length in zip(offsets, lengths, strict=True) if length]
         starts, sizes = [offset for offset, _ in wanted], [length for _, length in wanted]
         with self._named(path):
-            found = obstore.get_ranges(self._existing(path), path, starts=starts, lengths=sizes) if wanted else []
+            backend = self._existing(path)
+            found = resend(partial(obstore.get_ranges, backend, path, starts=starts, lengths=sizes)) if wanted else []
         for data, (offset, length) in zip(found, wanted, strict=True):
             if len(data) != length:
                 raise too_short(self.locate(path), offset, length, len(data))
@@ -178,7 +171,7 @@ class Store:
                 if self.local_root is not None:
                     # obstore opens what it asks about, and waits for ever for a pipe.
                     require_regular(self._file(path))
-                return _info(obstore.head(self.backend, path))
+                return _info(resend(partial(obstore.head, self.backend, path)))
         except MissingObjectError:
             return None
 
@@ -187,8 +180,10 @@ class Store:
         if self._backend is None and not self._appeared():
             return
         with self._named(prefix):
-            for batch in obstore.list(self.backend, prefix or None, chunk_size=1000):
-                yield from map(_info, batch)
+            if self.local_root is not None:
+                yield from self._pages(prefix, None)
+            else:
+                yield from resume(partial(self._pages, prefix), lambda info: info.path)
 
     def create(self, path: str, data: bytes) -> bool:
         """Writes a new object durably, in a single conditional put. The first writer wins.
@@ -227,8 +222,9 @@ class Store:
         found = self.head(path)
         if found is not None and found.num_bytes == num_bytes:
             return False
+        pieces = list(chunks)
         with self._named(path):
-            obstore.put(self.backend, path, iter(chunks), chunk_size=16 * 1024**2, max_concurrency=4)
+            resend(lambda: obstore.put(self.backend, path, iter(pieces), chunk_size=16 * 1024**2, max_concurrency=4))
         return True
 
     def replace(self, path: str, data: bytes) -> None:
@@ -237,7 +233,7 @@ class Store:
             replace_local(self._file(path), data)
             return
         with self._named(path):
-            obstore.put(self.backend, path, data, use_multipart=False)
+            resend(partial(obstore.put, self.backend, path, data, use_multipart=False))
 
     def delete(self, paths: Sequence[str]) -> None:
         """Removes objects; one that is already gone is no error."""
@@ -246,6 +242,15 @@ class Store:
         for path in paths:
             with contextlib.suppress(MissingObjectError), self._named(path):
                 resend(partial(obstore.delete, self.backend, path))
+
+    def _get(self, backend: Any, path: str, max_bytes: int) -> bytes:
+        found = obstore.get(backend, path)
+        self._require_at_most(path, found.meta["size"], max_bytes)
+        return bytes(found.bytes())
+
+    def _pages(self, prefix: str, after: str | None) -> Iterator[ObjectInfo]:
+        for batch in obstore.list(self.backend, prefix or None, offset=after, chunk_size=1000):
+            yield from map(_info, batch)
 
     def _require_at_most(self, path: str, num_bytes: int, max_bytes: int) -> None:
         if num_bytes > max_bytes:

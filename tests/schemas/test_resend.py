@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from unittest import mock
 
 import boto3
 import pytest
+from obstore.exceptions import GenericError
 
+from schemas.resend import resend, resume
 from schemas.storage import Store
-from tests.faulty_proxy import Fault, faulty_proxy
+from tests.faulty_proxy import Fault, FaultyProxy, Kind, faulty_proxy
 from tests.s3_server import s3_server
 
 
-@pytest.mark.parametrize("kind", ["reset", "lost"])
-def test_a_create_and_a_delete_survive_broken_connections(kind: str) -> None:
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[FaultyProxy]:
+    """Before a server with a bucket, in the environment."""
     keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true"}
     with s3_server() as endpoint, faulty_proxy(endpoint) as proxy:
         client = boto3.client(
@@ -21,12 +25,75 @@ def test_a_create_and_a_delete_survive_broken_connections(kind: str) -> None:
         )
         client.create_bucket(Bucket="resend")
         with mock.patch.dict("os.environ", {**keys, "AWS_ENDPOINT": proxy.url}):
-            store = Store("s3://resend/x")
-            proxy.faults = [Fault(kind, method="PUT", times=2)]  # type: ignore[arg-type]
-            assert store.create("record", b"mine")
-            assert not store.create("record", b"other")
-            proxy.faults = [Fault(kind, method="PUT", times=1)]  # type: ignore[arg-type]
-            assert not store.create("record", b"other")
-            proxy.faults = [Fault(kind, method="POST", times=1)]  # type: ignore[arg-type]
-            store.delete(["record"])
-            assert store.head("record") is None
+            yield proxy
+
+
+@pytest.mark.parametrize("kind", ["reset", "lost"])
+def test_a_create_and_a_delete_survive_broken_connections(kind: Kind, proxy: FaultyProxy) -> None:
+    store = Store(f"s3://resend/{kind}")
+    proxy.faults = [Fault(kind, method="PUT", times=2)]
+    assert store.create("record", b"mine")
+    assert not store.create("record", b"other")
+    proxy.faults = [Fault(kind, method="PUT", times=1)]
+    assert not store.create("record", b"other")
+    proxy.faults = [Fault(kind, method="PUT", times=1)]
+    store.replace("index", b"1")
+    proxy.faults = [Fault(kind, method="PUT", times=1)]
+    assert store.create_content_addressed("part", (bytes([n]) * 10 for n in range(3)), 30)
+    assert store.get("part") == bytes(10) + b"\x01" * 10 + b"\x02" * 10
+    proxy.faults = [Fault(kind, method="POST", times=1)]
+    store.delete(["record"])
+    assert store.head("record") is None
+
+
+@pytest.mark.parametrize("kind", ["reset", "lost", "truncate"])
+def test_every_way_to_read_survives_broken_connections(kind: Kind, proxy: FaultyProxy) -> None:
+    store = Store(f"s3://resend/read-{kind}")
+    proxy.faults = []
+    content = {f"a/{number:04d}": bytes([number % 256]) * 64 for number in range(40)}
+    for path, data in content.items():
+        store.replace(path, data)
+    for read, expected in (
+        (lambda: store.get("a/0007"), content["a/0007"]),
+        (lambda: store.get_range("a/0007", 3, 5), content["a/0007"][3:8]),
+        (lambda: store.get_ranges("a/0007", [0, 60], [2, 4]), [content["a/0007"][:2], content["a/0007"][60:]]),
+        (lambda: sorted(info.path for info in store.list("a")), sorted(content)),
+    ):
+        proxy.faults = [Fault(kind, times=2)]
+        assert read() == expected
+        assert proxy.faults[0].times == 0, "nothing was disturbed"
+
+
+def test_a_listing_goes_on_where_it_broke() -> None:
+    names = [f"{number:02d}" for number in range(10)]
+    asked: list[str | None] = []
+    breaks = {"03", "07"}
+
+    def pages(after: str | None) -> Iterator[str]:
+        asked.append(after)
+        for name in names[0 if after is None else names.index(after) + 1 :]:
+            if name in breaks:
+                breaks.remove(name)
+                raise GenericError("Generic S3 error: HTTP error: request or response body error")
+            yield name
+
+    assert list(resume(pages, str)) == names
+    assert asked == [None, "02", "06"]
+
+
+def test_what_does_not_mend_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr("time.sleep", calls.append)
+
+    def broken() -> None:
+        raise GenericError("HTTP error: error sending request")
+
+    def refused() -> None:
+        raise GenericError("Server returned non-2xx status code: 400 Bad Request")
+
+    with pytest.raises(GenericError, match="sending"):
+        resend(broken)
+    assert len(calls) == 8
+    with pytest.raises(GenericError, match="400"):
+        resend(refused)
+    assert len(calls) == 8

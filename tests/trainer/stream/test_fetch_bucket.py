@@ -62,8 +62,9 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def without_own_retries(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has obstore hand on what the store answers."""
-    monkeypatch.setattr(storage, "_RETRY", {"max_retries": 0, "retry_timeout": timedelta(seconds=1)})
+    """Nothing is repeated below the fetcher."""
+    monkeypatch.setattr(storage, "RETRY", {"max_retries": 0, "retry_timeout": timedelta(seconds=1)})
+    monkeypatch.setattr("schemas.resend._MOST", 0)
     monkeypatch.setattr(bucket, "dataset", schemas.open_dataset(URL))
 
 
