@@ -17,7 +17,8 @@ import schemas
 from schemas.identity import ENCODER_NAMES
 from tests.integration.commands import encode, files, run, start
 
-NUM_KILLS = int(os.environ.get("ENCODE_ONCE_KILLS", "20"))
+# `python -m tests.chaos --kills 20` kills as many drivers as one likes, and workers beside them.
+NUM_KILLS = int(os.environ.get("ENCODE_ONCE_KILLS", "8"))
 NUM_SHARDS, SAMPLES = 12, 30
 OPTIONS = ("--columns", "txt", "json.long_caption", "--latents", "pixels", "--chunk-rows", "8")
 NUM_RECORDS = NUM_SHARDS * 3
