@@ -60,7 +60,7 @@ def test_what_is_planned_indexed_and_opened_is_all_there(one: Path, tmp_path: Pa
     assert indexed["index_bytes"] == (whole / "index.arrow").stat().st_size
     opened = task("open", whole)
     assert opened["count"] == 11 * COUNT
-    assert opened["peak_mb"] > opened["imports_mb"] > 50
+    assert 1500 > opened["peak_mb"] >= opened["imports_mb"] > 50
 
 
 def test_the_loop_commits_every_shard(one: Path, tmp_path: Path) -> None:
