@@ -6,11 +6,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
-from benchmarks.scale.datasets import GROUP, only_record, renamed
+from benchmarks.scale.datasets import GROUP, only_record, renamed, shard_name
 
 
 def resident_mb() -> float:
@@ -86,8 +88,6 @@ def loop(one: str, dataset: str, count: str) -> dict[str, Any]:
         def progress(self) -> None:
             return None
 
-    from benchmarks.scale.datasets import shard_name
-
     with connect("local", num_cpus=2, log_to_driver=False), Progress(number, stream=sys.stderr) as progress:
         actor = Simulated.options(num_cpus=1)
         ready: list[float] = []
@@ -105,9 +105,41 @@ def loop(one: str, dataset: str, count: str) -> dict[str, Any]:
     return {"seconds": seconds, "peak_mb": resident_mb(), "ms_per_shard": 1e3 * seconds / number}
 
 
+def driver(count: str) -> dict[str, Any]:
+    """The real loop alone: workers answer as soon as they are asked, and Ray is not there."""
+    from pipeline.counters import Counters
+    from pipeline.job import crew, loop
+    from pipeline.job.loop_config import LoopConfig
+    from pipeline.job.progress import Progress
+    from pipeline.shard_encoder import GroupResult, ShardResult
+
+    number = int(count)
+
+    class Method:
+        def __init__(self, answer: Callable[..., object]) -> None:
+            self.remote = lambda *arguments: _Reference(answer(*arguments))
+
+    def result(shard: str, attempt: int) -> ShardResult:
+        return ShardResult(shard, (GroupResult(GROUP, True, 512, 512, 0, 0, attempt),), Counters(num_captions=512), 0.0)
+
+    def actor() -> Any:
+        return SimpleNamespace(
+            run=Method(result), ready=Method(lambda: {"node_id": "n"}), progress=Method(lambda: None)
+        )
+
+    with Progress(number, stream=open(os.devnull, "w")) as progress:
+        started = time.perf_counter()
+        with mock.patch.object(crew, "ray", _AtOnce), mock.patch.object(loop, "ray", _AtOnce):
+            units = (shard_name(unit) for unit in range(number))
+            done = loop.run_units(units, actor, LoopConfig(num_workers=64), progress.on_event, lambda: False).done
+        seconds = time.perf_counter() - started
+    if len(done) != number:
+        raise RuntimeError(f"{len(done)} of {number} shards are done")
+    return {"seconds": seconds, "peak_mb": resident_mb(), "ms_per_shard": 1e3 * seconds / number}
+
+
 def commits(one: str, dataset: str, count: str) -> dict[str, Any]:
     """What the simulated encoder does, in one process and without the loop: not the loop's time."""
-    from benchmarks.scale.datasets import shard_name
     from schemas.ledger import record_path
     from schemas.storage import Store
 
@@ -117,6 +149,29 @@ def commits(one: str, dataset: str, count: str) -> dict[str, Any]:
         store.create(record_path(GROUP, shard_name(unit)), renamed(record, shard_name(unit)))
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "ms_per_shard": 1e3 * seconds / number}
+
+
+class _Reference:
+    """To an answer that is there."""
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+
+class _AtOnce:
+    """As much of Ray as the loop asks for."""
+
+    @staticmethod
+    def wait(refs: Iterable[_Reference], **_: object) -> tuple[list[_Reference], list[_Reference]]:
+        return list(refs), []
+
+    @staticmethod
+    def get(reference: _Reference) -> object:
+        return reference.answer
+
+    @staticmethod
+    def kill(actor: object) -> None:
+        """Nothing lives."""
 
 
 def _timed(work: Callable[[], int]) -> dict[str, Any]:
@@ -132,6 +187,7 @@ TASKS: dict[str, Callable[..., dict[str, Any]]] = {
     "index": index,
     "open": open_stream,
     "loop": loop,
+    "driver": driver,
     "commits": commits,
 }
 
