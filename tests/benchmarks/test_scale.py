@@ -63,6 +63,11 @@ def test_what_is_planned_indexed_and_opened_is_all_there(one: Path, tmp_path: Pa
     assert 1500 > opened["peak_mb"] >= opened["imports_mb"] > 50
 
 
+def test_the_driver_alone_goes_through_all_shards() -> None:
+    figures = task("driver", 300)
+    assert figures["ms_per_shard"] == pytest.approx(1e3 * figures["seconds"] / 300)
+
+
 def test_the_loop_commits_every_shard(one: Path, tmp_path: Path) -> None:
     copy_manifests(one, tmp_path / "by-loop")
     looped = task("loop", one, tmp_path / "by-loop", COUNT)
