@@ -7,7 +7,6 @@ led to (another layer, other padding, another tokenizer, another row), and with 
 
 from __future__ import annotations
 
-import json as json_format
 import sys
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -25,6 +24,7 @@ from schemas.dataset import Dataset, open_dataset
 from schemas.errors import ConfigError
 from schemas.identity import ENCODER_NAMES
 from schemas.manifest import MANIFEST_PATH
+from schemas.printable import printable, printable_json
 
 
 class VerifyStatus(IntEnum):
@@ -97,9 +97,9 @@ def run(config: VerifyConfig) -> VerifyStatus:
     rows = sample_rows(dataset, config.sample, config.seed)
     report = _report(config, dataset, rows, where)
     if config.json:
-        print(json_format.dumps(report.to_json(), indent=2, ensure_ascii=False))
+        print(printable_json(report.to_json()))
     else:
-        print("\n".join(report_lines(report, shown=config.shown)))
+        print("\n".join(map(printable, report_lines(report, shown=config.shown))))
     return VerifyStatus.DIFFERENT if report.num_unsound else VerifyStatus.SOUND
 
 
@@ -150,4 +150,4 @@ def _device(config: VerifyConfig) -> str:
 
 def _say(text: str) -> None:
     """On stderr: stdout is the report's."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from rich.progress import Progress as ProgressBar
 
 from schemas.errors import EncodeOnceError
 from schemas.inspection import inspect_dataset
+from schemas.printable import printable_json
 from schemas.validator import Level, validate
 from schemas.validator.text import SHOWN_PER_CODE, report_lines
 
@@ -47,7 +47,7 @@ def validate_command(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if json:
-        print(_to_json(report.to_json()))
+        print(printable_json(report.to_json()))
     else:
         print("\n".join(report_lines(report, shown=shown)))
     return 0 if report.ok else 1
@@ -84,10 +84,6 @@ def main() -> int:
     except EncodeOnceError as error:
         print(error, file=sys.stderr)
         return 2
-
-
-def _to_json(document: dict[str, object]) -> str:
-    return json.dumps(document, indent=2, ensure_ascii=False)
 
 
 if __name__ == "__main__":

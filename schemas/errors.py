@@ -6,6 +6,8 @@ what was expected, what was found, and what to do.
 
 from __future__ import annotations
 
+from schemas.printable import printable, printable_lines
+
 
 class EncodeOnceError(ValueError):
     """Base of all errors meant for users.
@@ -27,10 +29,10 @@ class EncodeOnceError(ValueError):
         super().__init__(code, where, expected, actual, remedy)
 
     def __str__(self) -> str:
-        return (
-            f"[{self.code}] {self.where}\n"
-            f"  expected: {self.expected}\n  actual:   {self.actual}\n  remedy:   {self.remedy}"
-        )
+        # They quote names and values that strangers chose.
+        facts = (("expected", self.expected), ("actual", self.actual), ("remedy", self.remedy))
+        lines = [f"  {f'{name}:':<10}{printable_lines(fact)}" for name, fact in facts]
+        return "\n".join([f"[{self.code}] {printable(self.where)}", *lines])
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive the default pickling, and errors cross process boundaries in a Ray job.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.local_files import replace_local
+from schemas.printable import printable
 from trainer.agreement import require_same_everywhere, together
 from trainer.checkpoint import Checkpointer
 from trainer.checkpoint_document import RunDescription, read_run
@@ -148,7 +149,7 @@ def _resume(config: TrainConfig, distributed: Distributed, checkpointer: Checkpo
     changed = together(distributed, lambda: _changes_since(config, latest))
     if distributed.is_main:
         for name, change in changed.items():
-            print(f"changed since the checkpoint: {name}: {change}", flush=True)
+            print(printable(f"changed since the checkpoint: {name}: {change}"), flush=True)
     checkpointer.load(latest, state)
 
 

@@ -13,6 +13,7 @@ from pipeline.sources import Inputs
 from schemas.latent_manifest import LATENTS_GROUP
 from schemas.manifest import LATENT_MANIFEST_PATH, MANIFEST_PATH
 from schemas.planes import STORAGE_DTYPES
+from schemas.printable import printable
 from schemas.storage import Store
 
 _GFLOP_PER_TOKEN = {"clip_l": 0.173, "clip_g": 1.271, "t5": 9.291}
@@ -33,7 +34,7 @@ _LATENT_CHANNELS, _LATENT_FACTOR = 16, 8
 def print_plan(config: EncodeConfig, plan: Plan, inputs: Inputs) -> None:
     """Prints what a run of this configuration would do. Reads names, and one tar or some ledger records."""
     for name, text in _lines(config, plan, inputs):
-        print(f"{name:<16}{text}")
+        print(f"{name:<16}{printable(text)}")
     print("\nThe identity of the encoders is not checked by a dry run; the run itself does so before anything else.")
 
 

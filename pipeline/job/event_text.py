@@ -16,6 +16,7 @@ from pipeline.job.events import (
     WorkerLost,
     WorkerReady,
 )
+from schemas.printable import printable
 
 _MAX_REASON_CHARACTERS = 300
 
@@ -23,7 +24,8 @@ _MAX_REASON_CHARACTERS = 300
 def event_line(event: Event) -> str | None:
     """One line about an event, or None for one that is everyday."""
     text = _line(event)
-    return None if text is None else _printable(text)
+    # Names come from buckets: what steers a terminal is shown, not obeyed.
+    return None if text is None else printable(text)
 
 
 @singledispatch
@@ -88,8 +90,3 @@ def _amounts(resources: Mapping[str, float]) -> str:
 def _short(reason: str) -> str:
     one_line = " ".join(reason.split())
     return one_line if len(one_line) <= _MAX_REASON_CHARACTERS else one_line[: _MAX_REASON_CHARACTERS - 3] + "..."
-
-
-def _printable(text: str) -> str:
-    """Names come from buckets: what steers a terminal is shown, not obeyed."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

@@ -9,6 +9,7 @@ from pipeline.job.plan import Plan
 from pipeline.job.run import JobOutcome
 from pipeline.job.sizes import readable_bytes
 from pipeline.presets import EncodeConfig
+from schemas.printable import printable
 
 _SHOWN = 10
 
@@ -17,9 +18,9 @@ def print_summary(config: EncodeConfig, plan: Plan, outcome: JobOutcome, totals:
     """Prints it."""
     print()
     for name, text in _lines(config, plan, outcome, totals):
-        print(f"{name:<13}{text}")
+        print(f"{name:<13}{printable(text)}")
     for line in _troubles(plan, outcome, totals):
-        print(f"! {line}")
+        print(f"! {printable(line)}")
 
 
 def _lines(config: EncodeConfig, plan: Plan, outcome: JobOutcome, totals: Totals) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ from schemas.identity import ENCODER_NAMES
 from schemas.index import INDEX_PATH
 from schemas.inspection.latents_view import identity_table, sample_images, show_images, sizes_table
 from schemas.inspection.samples import SampledRows, sample_rows
-from schemas.inspection.text import bytes_text, caption_text, histogram, pairs, ratio_text, table
+from schemas.inspection.text import bytes_text, caption_text, histogram, line, pairs, ratio_text, table
 from schemas.latent_manifest import LATENTS_GROUP
 from schemas.ledger import LedgerRecord
 from schemas.manifest import Manifest
@@ -36,7 +36,8 @@ def show_dataset(dataset: Dataset, groups: Sequence[str], console: Console) -> N
     _show_shards(dataset, records, names, console)
     for group in groups:
         show_samples(dataset, group, dataset.shards(group), console)
-    console.print(Text(f"\nOne shard: python -m schemas inspect {dataset.store.url} {names[0]}", style="dim"))
+    console.print()
+    console.print(line(f"One shard: python -m schemas inspect {dataset.store.url} {names[0]}", style="dim"))
 
 
 def show_identity(dataset: Dataset, console: Console) -> None:
@@ -122,11 +123,11 @@ def _show_shards(
         console.print(f"... and {len(names) - len(shown):,} more shards")
     damaged = [record for record in by_name if record.source.damage]
     if damaged:
-        console.print(Text(f"{len(damaged):,} records are of tars that could not be read whole, as {damaged[0].shard}"))
+        console.print(line(f"{len(damaged):,} records are of tars that could not be read whole, as {damaged[0].shard}"))
     quarantined = [name for name in read_quarantined(dataset.store) if name[0] in records]
     if quarantined:
         group, shard = min(quarantined)
-        console.print(Text(f"{len(quarantined):,} quarantined, as {shard} ({group}): see quarantine/", style="bold"))
+        console.print(line(f"{len(quarantined):,} quarantined, as {shard} ({group}): see quarantine/", style="bold"))
 
 
 def raw_bytes(record: LedgerRecord) -> int:
@@ -147,7 +148,7 @@ def _show_captions(manifest: Manifest, group: str, rows: SampledRows, console: C
     if not rows.keys:
         return
     console.print()
-    console.print(Text(f"Group {group}: {len(rows.keys):,} rows of {rows.num_chunks} sampled chunks", style="bold"))
+    console.print(line(f"Group {group}: {len(rows.keys):,} rows of {rows.num_chunks} sampled chunks", style="bold"))
     for name in ENCODER_NAMES:
         if rows.num_tokens[name]:
             mean = sum(rows.num_tokens[name]) / len(rows.num_tokens[name])

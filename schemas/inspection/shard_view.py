@@ -9,7 +9,7 @@ from rich.text import Text
 
 from schemas.dataset import Dataset
 from schemas.inspection.dataset_view import raw_bytes, show_samples
-from schemas.inspection.text import bytes_text, caption_text, pairs, ratio_text, table
+from schemas.inspection.text import bytes_text, caption_text, line, pairs, ratio_text, table
 from schemas.ledger import EncoderStats, LatentStats, LedgerRecord, record_path, rejects_path
 from schemas.limits import MAX_REJECTS_BYTES
 from schemas.rejects import Reject, load_rejects
@@ -29,7 +29,8 @@ def show_shard(dataset: Dataset, groups: Sequence[str], shard: str, console: Con
         _show_rejects(read_rejects(dataset, record), console)
         show_samples(dataset, group, [shard], console)
     command = f"python -m schemas inspect {dataset.store.url} {shard} --row 0"
-    console.print(Text(f"\nOne row: {command}", style="dim"))
+    console.print()
+    console.print(line(f"One row: {command}", style="dim"))
 
 
 def read_rejects(dataset: Dataset, record: LedgerRecord) -> list[Reject]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from schemas.printable import printable
 
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 _BAR_CELLS = 24
@@ -30,13 +34,34 @@ def caption_text(caption: str | None, limit: int = 160) -> Text:
     """A caption on one line. What would move the cursor or change colours is shown escaped."""
     if caption is None:
         return Text("(none)", style="dim")
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in caption[:limit])
-    return Text(shown + (f"… ({len(caption):,} characters)" if len(caption) > limit else ""))
+    return Text(printable(caption[:limit]) + (f"… ({len(caption):,} characters)" if len(caption) > limit else ""))
+
+
+class PrintableTable(Table):
+    """A table whose cells may be what a stranger wrote."""
+
+    def add_row(self, *cells: RenderableType | None, **style: Any) -> None:
+        """Adds a row, each cell on one line, escaped."""
+        super().add_row(*map(_printable_cell, cells), **style)
+
+
+def _printable_cell(cell: RenderableType | None) -> RenderableType | None:
+    if isinstance(cell, Text):
+        return cell if cell.plain.isprintable() else Text(printable(cell.plain), style=cell.style)
+    return printable(cell) if isinstance(cell, str) else cell
+
+
+def line(text: str, style: str = "") -> Text:
+    """One line between tables, escaped like their cells."""
+    return Text(printable(text), style=style)
 
 
 def table(*columns: str, title: str | None = None, right: Sequence[str] = ()) -> Table:
     """An empty table in the one style used here; columns named in `right` are numbers."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    title = None if title is None else printable(title)
+    made = PrintableTable(
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
     for name in columns:
         made.add_column(name, justify="right" if name in right else "left", overflow="fold")
     return made
@@ -47,7 +72,7 @@ def pairs(title: str | None, facts: Sequence[tuple[str, str | Text]]) -> Table:
     made = table("", "", title=title)
     made.show_header = False
     for name, value in facts:
-        made.add_row(Text(name, style="dim"), value if isinstance(value, Text) else Text(value))
+        made.add_row(line(name, style="dim"), value if isinstance(value, Text) else line(value))
     return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 
+from schemas.printable import printable, printable_lines
 from schemas.validator.codes import BY_NAME, Severity
 from schemas.validator.findings import Finding, Report, Totals
 
@@ -12,13 +13,13 @@ SHOWN_PER_CODE = 5
 
 
 def report_lines(report: Report, *, shown: int = SHOWN_PER_CODE) -> Iterator[str]:
-    """The lines to print.
+    """The lines to print. Names and values of a dataset are a stranger's: what steers a terminal is escaped.
 
     Args:
         report: What was found.
         shown: Findings of each code; the others are only counted.
     """
-    yield f"{report.url}, level {report.level}"
+    yield f"{printable(report.url)}, level {report.level}"
     yield f"  {_looked_at(report.totals)}"
     for (severity, code), found in groupby(report.findings, key=lambda finding: (finding.severity, finding.code)):
         findings = list(found)
@@ -30,7 +31,7 @@ def report_lines(report: Report, *, shown: int = SHOWN_PER_CODE) -> Iterator[str
         if hidden > 0:
             yield f"  ... and {hidden:,} more of this kind (--json lists them)"
         for remedy in dict.fromkeys(finding.remedy for finding in findings[:shown]):
-            yield f"  remedy: {remedy}"
+            yield f"  remedy: {printable_lines(remedy)}"
     yield ""
     yield _last_line(report)
 
@@ -43,13 +44,13 @@ def _finding_lines(finding: Finding) -> Iterator[str]:
         place.append(f"key {finding.key!r}")
     if finding.offset is not None:
         place.append(f"byte {finding.offset}")
-    yield f"  {', '.join(place)}"
-    yield f"    expected: {finding.expected}"
-    yield f"    actual:   {finding.actual}"
+    yield f"  {printable(', '.join(place))}"
+    yield f"    expected: {printable_lines(finding.expected)}"
+    yield f"    actual:   {printable_lines(finding.actual)}"
 
 
 def _looked_at(totals: Totals) -> str:
-    groups = ", ".join(totals.groups) or "none"
+    groups = printable(", ".join(totals.groups)) or "none"
     return (
         f"{totals.num_shards:,} shards, groups: {groups}; {totals.num_rows:,} rows, {totals.num_encoded:,} encoded, "
         f"{totals.num_rejects:,} rejects; {totals.num_parts:,} parts, {totals.num_bytes:,} bytes"

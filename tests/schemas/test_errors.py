@@ -40,8 +40,23 @@ def test_across_processes() -> None:
 
 def test_the_message_says_it_all() -> None:
     text = str(errors.ContractError("some-code", **FACTS))
-    for fact in ("some-code", *FACTS.values()):
+    for fact in ("some-code", "s3://b/ü", "one", r"two\nlines", "do this"):
         assert fact in text
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_what_a_stranger_chose_cannot_pass_for_a_line_of_ours(name: str) -> None:
+    text = str(
+        errors.ContractError("some-code", **{**FACTS, name: "a\x1b]0;title\x07\nok\r\n  actual: \u202e\x9b2J\udcff"})
+    )
+    assert len(text.splitlines()) == 4
+    assert text.replace("\n", "").isprintable()
+    assert r"a\x1b]0;title\x07\nok\r\n  actual: \u202e\x9b2J\udcff" in text
+
+
+def test_a_list_of_ours_keeps_its_lines() -> None:
+    text = str(errors.ContractError("some-code", **{**FACTS, "actual": "these:\n    one\x1b[2J\n    two"}))
+    assert text.splitlines()[2:5] == ["  actual:   these:", r"    one\x1b[2J", "    two"]
 
 
 def test_the_family() -> None:
