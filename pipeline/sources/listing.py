@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import obstore
@@ -17,6 +18,7 @@ from obstore.exceptions import BaseError
 
 from pipeline.sources.patterns import has_wildcard, match_segment, match_segments
 from schemas.errors import ConfigError, StorageError
+from schemas.resend import resend, resume
 from schemas.storage import ObjectInfo, Store
 
 _UNFINISHED = frozenset(("_tmp", "_temporary"))
@@ -28,11 +30,16 @@ def below(store: Store, folder: str) -> Iterator[ObjectInfo]:
         yield from _walk_local(store, folder, ())
         return
     with _explained(store, folder):
-        for batch in obstore.list(store.backend, folder or None, chunk_size=1000):
-            for meta in batch:
-                relative = meta["path"].removeprefix(f"{folder}/") if folder else meta["path"]
-                if not any(map(_is_left_out, relative.split("/"))):
-                    yield ObjectInfo(meta["path"], meta["size"], meta["e_tag"], meta["last_modified"])
+        for info in resume(partial(_pages, store, folder), lambda info: info.path):
+            relative = info.path.removeprefix(f"{folder}/") if folder else info.path
+            if not any(map(_is_left_out, relative.split("/"))):
+                yield info
+
+
+def _pages(store: Store, folder: str, after: str | None) -> Iterator[ObjectInfo]:
+    for batch in obstore.list(store.backend, folder or None, offset=after, chunk_size=1000):
+        for meta in batch:
+            yield ObjectInfo(meta["path"], meta["size"], meta["e_tag"], meta["last_modified"])
 
 
 def matching(store: Store, pattern: Sequence[str], folder: str = "") -> Iterator[ObjectInfo]:
@@ -59,7 +66,7 @@ def _children(store: Store, folder: str) -> tuple[list[str], list[ObjectInfo]]:
     if store.local_root is not None:
         return _local_children(store, folder)
     with _explained(store, folder):
-        found = obstore.list_with_delimiter(store.backend, folder or None)
+        found = resend(partial(obstore.list_with_delimiter, store.backend, folder or None))
     objects = [
         ObjectInfo(meta["path"], meta["size"], meta["e_tag"], meta["last_modified"]) for meta in found["objects"]
     ]

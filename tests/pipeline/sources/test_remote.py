@@ -11,6 +11,7 @@ from pipeline.sources import block_reader, list_inputs, samples, scan_tar
 from pipeline.sources.block_reader import ReadPlan
 from schemas import storage
 from schemas.errors import ConfigError, DamagedDataError
+from tests.faulty_proxy import Fault, Kind, faulty_proxy
 from tests.golden.make_tars import FOLDER
 from tests.golden.tar_bytes import END, member, sample
 from tests.pipeline.sources.tars import captions, summary
@@ -93,6 +94,19 @@ def test_wildcards_list_only_the_folders_they_need(s3: object, monkeypatch: pyte
     assert shards(f"s3://{BUCKET}/in/[ab]/*.tar") == ["a/0", "b/0"]
     assert shards(f"s3://{BUCKET}/in/{{a,b}}/*.tar") == ["a/0", "b/0"]
     assert shards(f"s3://{BUCKET}/*/a/0.tar") == ["in/a/0"]
+
+
+@pytest.mark.parametrize("url", [f"s3://{BUCKET}/in", f"s3://{BUCKET}/i*/?.tar"])
+@pytest.mark.parametrize("kind", ["truncate", "reset"])
+def test_a_listing_that_breaks_off_is_made_again(
+    s3: object, endpoint: str, monkeypatch: pytest.MonkeyPatch, url: str, kind: Kind
+) -> None:
+    put(s3, *(f"in/{name}.tar" for name in "abc"))
+    with faulty_proxy(endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT", proxy.url)
+        proxy.faults = [Fault(kind, path="list-type=2", times=2)]
+        assert [name[-1] for name in shards(url)] == ["a", "b", "c"]
+        assert proxy.faults[0].times == 0, "nothing was disturbed"
 
 
 @pytest.fixture
