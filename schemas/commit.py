@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from schemas.errors import ContractError, MissingObjectError
 from schemas.ledger import LedgerRecord, Part, RejectsObject, part_path, record_path, rejects_path
+from schemas.limits import MAX_REJECTS, MAX_REJECTS_BYTES
 from schemas.manifest import Layout
 from schemas.parts import build_parts
 from schemas.rejects import Reject, dump_rejects
@@ -53,8 +54,20 @@ def store_parts(
 
 
 def prepare_rejects(rejects: Sequence[Reject]) -> StoredRejects:
-    """The rejects file's bytes and its entry for the record; no file if there are none."""
+    """The rejects file's bytes and its entry for the record; no file if there are none.
+
+    Raises:
+        ContractError: They are more than readers accept (`rejects-too-many`).
+    """
     data = dump_rejects(rejects)
+    if len(rejects) > MAX_REJECTS or len(data) > MAX_REJECTS_BYTES:
+        raise ContractError(
+            "rejects-too-many",
+            where="the rejects of a shard",
+            expected=f"at most {MAX_REJECTS:,}, of {MAX_REJECTS_BYTES:,} bytes together",
+            actual=f"{len(rejects):,}, of {len(data):,} bytes",
+            remedy="if the tar is what you want, cut it into smaller ones; else leave it out",
+        )
     if not data:
         return StoredRejects(b"", None)
     return StoredRejects(data, RejectsObject(num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
@@ -100,7 +113,7 @@ def _store_rejects(store: Store, record: LedgerRecord, data: bytes) -> bool:
     if store.head(record_path(record.group, record.shard)) is not None:
         return False
     # Left by an attempt that died before its record; no record refers to it.
-    if store.get(path) != data:
+    if store.get(path, max_bytes=MAX_REJECTS_BYTES) != data:
         store.replace(path, data)
     return True
 

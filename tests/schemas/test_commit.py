@@ -12,6 +12,7 @@ import schemas.commit
 from schemas.commit import StoredRejects, commit, prepare_rejects
 from schemas.errors import ContractError, MissingObjectError
 from schemas.ledger import LedgerRecord, part_path, read_record, record_path, rejects_path
+from schemas.limits import MAX_DOCUMENT_BYTES
 from schemas.rejects import Reject, load_rejects
 from schemas.storage import Store
 from tests.datasets import make_manifest, samples, write_shard
@@ -83,6 +84,23 @@ def test_rejects_left_by_a_dead_attempt_are_replaced(prepared: tuple[Store, Ledg
     store.replace(rejects_path("txt", "a/b"), b"of an attempt that died")
     assert commit(store, record, REJECTS)
     assert store.get(rejects_path("txt", "a/b")) == REJECTS.data
+
+
+def test_many_rejects_left_by_a_dead_attempt_are_replaced(prepared: tuple[Store, LedgerRecord]) -> None:
+    """A rejects file may be larger than a document."""
+    store, record = prepared
+    store.create(rejects_path("txt", "a/b"), b"{}\n" * (MAX_DOCUMENT_BYTES // 3 + 1))
+    assert commit(store, record, REJECTS)
+    assert store.get(rejects_path("txt", "a/b")) == REJECTS.data
+
+
+@pytest.mark.parametrize(("limit", "most"), [("MAX_REJECTS", 1), ("MAX_REJECTS_BYTES", len(REJECTS.data))])
+def test_no_rejects_that_readers_refuse(monkeypatch: pytest.MonkeyPatch, limit: str, most: int) -> None:
+    reject = Reject(key="00002", code="caption-missing", reason="no caption")
+    monkeypatch.setattr(schemas.commit, limit, most)
+    assert prepare_rejects([reject]) == REJECTS
+    with pytest.raises(ContractError, match="rejects-too-many"):
+        prepare_rejects([reject, reject])
 
 
 def test_no_commit_without_its_parts(prepared: tuple[Store, LedgerRecord]) -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import schemas.rejects
 from schemas.errors import DamagedDataError
 from schemas.rejects import Reject, dump_rejects, load_rejects
 
@@ -40,3 +41,18 @@ def test_line_separators_in_text() -> None:
 def test_anything_else_is_refused(data: bytes) -> None:
     with pytest.raises(DamagedDataError, match="rejects-unreadable"):
         load_rejects(data, where="x")
+
+
+def test_more_lines_than_there_may_be_are_refused_before_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    reject = Reject(key="a", code="c", reason="r")
+    monkeypatch.setattr(schemas.rejects, "MAX_REJECTS", 3)
+    assert load_rejects(dump_rejects([reject] * 3), where="x") == [reject] * 3
+    with pytest.raises(DamagedDataError, match="4 lines, more than 3"):
+        load_rejects(dump_rejects([reject] * 4), where="x")
+
+
+def test_a_million_lines_and_one_are_refused() -> None:
+    # Each would be an error of its own: counted first, none is parsed.
+    with pytest.raises(DamagedDataError, match="1000001 lines, more than 1000000"):
+        load_rejects(b"\n" * 1_000_001, where="x")
+    assert load_rejects(b"\n" * 1_000_000, where="x") == []
