@@ -50,14 +50,22 @@ def choose_layout(
 
 def _require_readable(chunk_rows: int, row_bytes: int) -> None:
     """Readers refuse what is larger: a whole chunk is in memory while it is decoded."""
+    if row_bytes > MAX_ROW_BYTES:
+        raise ConfigError(
+            "option-out-of-range",
+            where="the tensors of a row",
+            expected=f"at most {MAX_ROW_BYTES:,} bytes",
+            actual=f"{row_bytes:,} bytes",
+            remedy="choose fewer tokens or smaller images",
+        )
     most = min(MAX_CHUNK_ROWS, MAX_CHUNK_BYTES // row_bytes)
-    if not 1 <= chunk_rows <= most or row_bytes > MAX_ROW_BYTES:
+    if not 1 <= chunk_rows <= most:
         raise ConfigError(
             "option-out-of-range",
             where="--chunk-rows",
-            expected=f"1 to {most} rows of {row_bytes:,} bytes, none of more than {MAX_ROW_BYTES:,}",
-            actual=str(chunk_rows),
-            remedy="choose fewer rows, fewer tokens or smaller images; or leave the option out",
+            expected=f"1 to {most:,} rows: of {row_bytes:,} bytes each, a chunk may have {MAX_CHUNK_BYTES:,}",
+            actual=f"{chunk_rows:,}",
+            remedy="choose fewer rows, or leave the option out",
         )
 
 

@@ -64,10 +64,11 @@ def read_prompts(path: Path) -> list[str]:
         except UnicodeDecodeError as error:
             actual = f"byte {error.start} of the line is not UTF-8 ({error.reason})"
             raise _unusable("prompts-not-utf8", f"{path}, line {number}", "UTF-8 text", actual) from error
-        if len(line) > MAX_CAPTION_BYTES:
+        prompt = text.removeprefix(_BYTE_ORDER_MARK).strip()
+        if (length := len(prompt.encode())) > MAX_CAPTION_BYTES:
             most = f"at most {MAX_CAPTION_BYTES} bytes a prompt"
-            raise _unusable("prompts-too-large", f"{path}, line {number}", most, f"{len(line)} bytes")
-        prompts.append(text.removeprefix(_BYTE_ORDER_MARK).strip())
+            raise _unusable("prompts-too-large", f"{path}, line {number}", most, f"{length} bytes")
+        prompts.append(prompt)
     prompts = [prompt for prompt in prompts if prompt]
     if not prompts:
         raise _unusable("prompts-empty", str(path), "one prompt a line", "no line with a prompt")
