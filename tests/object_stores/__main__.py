@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
+import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -34,7 +37,10 @@ def main() -> int:
         command = [sys.executable, "-m", "tests.object_stores", *sys.argv[1:]]
         inside = ["unshare", "--mount", "sh", "-c", _MOUNT, "sh", disk, *command]
         os.execvpe("/usr/bin/env", ["env", f"{_INSIDE}={disk}", *loopback_command(inside)], dict(os.environ))
+    # Asked to end, it ends what it has started, and its folders.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     disk = Path(os.environ.pop(_INSIDE))
+    atexit.register(_remove_disk, disk)
     report: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "cpus": len(os.sched_getaffinity(0)),
@@ -50,13 +56,18 @@ def main() -> int:
             began = time.monotonic()
             try:
                 report[name] = play() | {"total_seconds": round(time.monotonic() - began, 1)}
-            except AssertionError as error:
-                report[name], failed = {"failure": str(error)[-4000:]}, True
+            except Exception as error:
+                report[name], failed = {"failure": f"{type(error).__name__}: {error}"[-4000:]}, True
             print(name, json.dumps(report[name]), flush=True)
-    if options.output is not None:
-        options.output.write_text(json.dumps(report, indent=1) + "\n")
-    disk.rmdir() if not list(disk.iterdir()) and not os.path.ismount(disk) else None
+            if options.output is not None:
+                options.output.write_text(json.dumps(report, indent=1) + "\n")
     return int(failed)
+
+
+def _remove_disk(folder: Path) -> None:
+    """The folder belongs to everybody; only the disk in it ends with this process."""
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    folder.rmdir()
 
 
 def _options() -> argparse.Namespace:

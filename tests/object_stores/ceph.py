@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "monmaptool", "ceph-authtool")
+PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "monmaptool", "ceph-authtool", "setpriv")
 ACCESS_KEY, SECRET_KEY = "ENCODEONCETESTKEY", "s3cr3t-that-must-not-be-told"
 _START_SECONDS = 120
 _CLASSES = Path("/usr/lib/x86_64-linux-gnu/rados-classes")
 
 
 def missing_programs() -> list[str]:
-    """Those of Ceph's that are not installed."""
+    """Those of Ceph's, and what starts them, that are not installed."""
     return [name for name in PROGRAMS if shutil.which(name) is None]
 
 
@@ -69,7 +69,8 @@ def ceph_gateway(folder: Path) -> Iterator[Gateway]:
 
     def start(program: str, *arguments: object) -> None:
         with (logs / f"{program}.out").open("wb") as out:
-            command = [program, "-c", str(config), *map(str, arguments), "-f"]
+            # A killed test run has no time to end them.
+            command = ["setpriv", "--pdeathsig", "KILL", program, "-c", str(config), *map(str, arguments), "-f"]
             processes.append(subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT))
 
     first, second, port = _free_port(), _free_port(), _free_port()

@@ -72,7 +72,11 @@ def start(*arguments: str, module: str = "pipeline", **variables: str) -> subpro
 def run(*arguments: str, module: str = "pipeline", expect: Sequence[int] = (0,), **variables: str) -> str:
     """Runs it to its end and returns what it printed, after checking its exit status."""
     with start(*arguments, module=module, **variables) as process:
-        output, _ = process.communicate(timeout=_SECONDS)
+        try:
+            output, _ = process.communicate(timeout=_SECONDS)
+        except BaseException:
+            process.kill()
+            raise
     assert process.returncode in expect, f"exit status {process.returncode}\n{output[-6000:]}"
     return output
 

@@ -20,8 +20,20 @@ from tests.object_stores.ceph import PROGRAMS, missing_programs
 def test_a_job_on_an_object_store(repository: Path, tmp_path: Path) -> None:
     report = tmp_path / "store.json"
     command = [sys.executable, "-m", "tests.object_stores", "--short", "--shards", "6", "--output", str(report)]
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=800, check=False)
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-4000:]
+    with subprocess.Popen(
+        command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=800)
+        except BaseException:
+            # Not killed, as `run` would: it has a store to end, and folders.
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise
+    assert process.returncode == 0, output[-12000:]
     found = json.loads(report.read_text())
     expected = {"killed and resumed", "races", "full disk", "500, 503 and SlowDown to 20 % of requests"}
     if found["server"] == "ceph":
