@@ -167,7 +167,7 @@ def _submitted(stage: Stage, name: str, dataset: Path, *options: str) -> subproc
     return stage.cluster.head.start(argv, variables=stage.cluster.environment(), log=stage.cluster.log(name))
 
 
-def wait_until(holds: Callable[[], bool], what: str, seconds: float = 60) -> None:
+def wait_until(holds: Callable[[], bool], what: str, seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"waited in vain for: {what}"
