@@ -39,6 +39,19 @@ _SAFE_CUT = re.compile(r"(?<=[A-Za-z0-9])[ \n\t](?=[A-Za-z0-9])")
 # Words up to this many bytes go through open_clip's own BPE, whose time grows with the square of the length.
 _OPEN_CLIP_WORD_BYTES = 256
 _OPEN_CLIP_CACHE_WORDS = 200_000
+MAX_TOKENIZER_BYTES = 32 * 1024**2
+"""Largest file of a tokenizer that is read. CLIP's and T5's have up to 4 MB."""
+_TOKENIZER_FILES = (
+    "tokenizer",
+    "vocab",
+    "merges",
+    "spiece",
+    "special_tokens",
+    "added_tokens",
+    "chat_template",
+    "config",
+)
+"""How the names begin of what transformers reads beside a tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +209,7 @@ def load_huggingface_tokenizer(
     """
     reader = T5TokenizerFast if name == "t5" else CLIPTokenizer
     try:
+        _require_bounded(folder)
         _require_model(folder / "tokenizer.json", reader.model.__name__)
         tokenizer = reader.from_pretrained(str(folder), local_files_only=True)
         backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -223,6 +237,13 @@ def _with_exclamation_as_text(backend: Tokenizer) -> Tokenizer:
     document = json.loads(backend.to_str())
     document["added_tokens"] = [token for token in document["added_tokens"] if token["content"] != "!"]
     return Tokenizer.from_str(json.dumps(document, ensure_ascii=False))
+
+
+def _require_bounded(folder: Path) -> None:
+    """Refuses files that are too large for a tokenizer's: libraries read them whole, and take many times their size."""
+    for file in folder.iterdir():
+        if file.name.startswith(_TOKENIZER_FILES) and (num_bytes := file.stat().st_size) > MAX_TOKENIZER_BYTES:
+            raise ValueError(f"{file.name} has {num_bytes} bytes, more than {MAX_TOKENIZER_BYTES}")
 
 
 def _require_model(file: Path, kind: str) -> None:

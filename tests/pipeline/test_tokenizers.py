@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import time
 from pathlib import Path
 
@@ -15,7 +16,13 @@ from tokenizers import Tokenizer
 from transformers import CLIPTokenizer, T5TokenizerFast
 
 from pipeline import tokenizers
-from pipeline.tokenizers import CaptionTokenizer, HuggingFaceTokenizer, OpenClipTokenizer, load_huggingface_tokenizer
+from pipeline.tokenizers import (
+    MAX_TOKENIZER_BYTES,
+    CaptionTokenizer,
+    HuggingFaceTokenizer,
+    OpenClipTokenizer,
+    load_huggingface_tokenizer,
+)
 from schemas.errors import ConfigError
 from schemas.identity import EncoderName
 from tests.checkpoints import (
@@ -206,6 +213,23 @@ def test_a_folder_without_tokenizer_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ConfigError) as caught:
         load_huggingface_tokenizer("t5", tmp_path, max_tokens=77, exclamation_as_pad=False)
+    assert caught.value.code == "tokenizer-unreadable"
+
+
+@pytest.mark.parametrize(
+    ("folder", "file"), [("clip", "tokenizer.json"), ("clip", "tokenizer_config.json"), ("clip_slow", "vocab.json")]
+)
+def test_a_file_too_large_for_a_tokenizer_is_not_read(folder: str, file: str, folders: Path, tmp_path: Path) -> None:
+    shutil.copytree(folders / folder, tmp_path / "clip")
+    with open(tmp_path / "clip" / file, "ab") as opened:
+        num_bytes = opened.tell()
+        # White space behind the document: as JSON it is as good as before.
+        opened.write(b" " * (MAX_TOKENIZER_BYTES - num_bytes))
+    load_huggingface_tokenizer("clip_l", tmp_path / "clip", max_tokens=77, exclamation_as_pad=False)
+    with open(tmp_path / "clip" / file, "ab") as opened:
+        opened.write(b" ")
+    with pytest.raises(ConfigError, match=f"{file} has {MAX_TOKENIZER_BYTES + 1} bytes") as caught:
+        load_huggingface_tokenizer("clip_l", tmp_path / "clip", max_tokens=77, exclamation_as_pad=False)
     assert caught.value.code == "tokenizer-unreadable"
 
 
