@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from schemas.inspection import inspect_dataset
-from schemas.inspection.text import line, pairs
+from schemas.inspection.text import line, pairs, table
 from schemas.printable import printable, printable_json, printable_lines
 from schemas.validator import validate
 from tests.datasets import Sample, make_manifest, samples, write_dataset
@@ -79,6 +79,10 @@ def test_inspection_shows_no_line_of_a_stranger(url: str, what: dict[str, object
 def test_titles_and_cells_are_escaped() -> None:
     console = Console(file=io.StringIO(), width=200)
     console.print(pairs(TITLE_AND_OK, [("name", TITLE_AND_OK), (TITLE_AND_OK, line(TITLE_AND_OK))]))
+    made = table("", "")
+    made.add_row("b\x1b[2J", "c\nok")
+    console.print(made)
     text = console.file.getvalue()
     assert text.count(SHOWN) == 4
+    assert r"b\x1b[2J  c\nok" in text
     assert text.replace("\n", "").isprintable()
