@@ -189,7 +189,8 @@ def scenarios(folder: Path) -> dict[str, Any]:
     scene("killed_from_outside", ["slow-0", *fine], on_event=kill_worker_at("slow-0"))
     scene("poison", ["kill-0", *fine])
     scene("exits", ["exit-0", *fine[:2]])
-    scene("raises", ["raise-0", *fine], boot="together")
+    # The first worker is busy until the driver has heard of the second, however late that is on a loaded machine.
+    scene("raises", ["slow-0", "raise-0", *fine], boot="together")
     scene("device_lost", ["cuda-0", "spent-0", *fine])
     scene("hangs", ["hang-0", *fine], unit_timeout_seconds=1.0, max_attempts=2)
     scene("boots_die", fine, boot="die", max_boot_failures=3)
