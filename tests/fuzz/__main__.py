@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from tests.fuzz.all_targets import TARGETS
@@ -36,7 +37,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--engine", choices=("random", "atheris"), default="random", help="atheris: the extra `fuzz`")
     parser.add_argument("--seed", type=int, default=None, help="of the random engine; default: the time")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-findings"), help="folder for cases that must not be")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.engine == "atheris" and find_spec("atheris") is None:
+        # Every target would end with an error, which is what a finding looks like from here.
+        parser.error("atheris is not installed: pip install -e '.[fuzz]'")
+    return options
 
 
 def _run(name: str, seconds: float, options: argparse.Namespace) -> dict[str, object]:
