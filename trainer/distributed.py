@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +25,8 @@ from torch.distributed.rendezvous import rendezvous
 from schemas.errors import ConfigError
 
 DeviceOption = Literal["auto", "cuda", "cpu"]
+
+_REST_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,17 @@ def connected(device: DeviceOption, timeout_seconds: float) -> Iterator[Distribu
         # After an error other ranks may be inside a collective: NCCL would wait for them; ending the process does not.
         if parted or chosen.type == "cpu":
             dist.destroy_process_group()
+            _let_gloo_rest()
+
+
+def _let_gloo_rest() -> None:
+    """Lets gloo's threads give back the tensors of the last collective, for which each needs the interpreter once more.
+
+    One that asks for it when the interpreter is already ending takes the process down with it ("terminate called without
+    an active exception", exit status -6) after all has been done and saved. They are not joined: groups live on in models
+    and meshes. See https://github.com/pytorch/pytorch/issues/190489.
+    """
+    time.sleep(_REST_SECONDS)
 
 
 def _device(option: DeviceOption, local_rank: int) -> torch.device:
