@@ -104,9 +104,9 @@ def connected(device: DeviceOption, timeout_seconds: float) -> Iterator[Distribu
 def _let_gloo_rest() -> None:
     """Lets gloo's threads give back the tensors of the last collective, for which each needs the interpreter once more.
 
-    One that asks for it when the interpreter is already ending takes the process down with it ("terminate called without
-    an active exception", exit status -6) after all has been done and saved. They are not joined: groups live on in models
-    and meshes. See https://github.com/pytorch/pytorch/issues/190489.
+    One that asks for it when the interpreter is already ending takes the process down with it ("terminate called
+    without an active exception", exit status -6), after all has been done and saved. They are not joined: groups live
+    on in models and meshes. See https://github.com/pytorch/pytorch/issues/190489.
     """
     time.sleep(_REST_SECONDS)
 
