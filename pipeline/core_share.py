@@ -26,18 +26,25 @@ def pin_to_own_cores(num_cores: int, folder: Path | None = None) -> tuple[int, .
         folder: Where the locks are; default: in the machine's temporary folder.
 
     Returns:
-        The cores; none, and nothing is changed, if not so many are free, or the system cannot do it (macOS).
+        The cores; none, and nothing is changed, if not so many are free, the system cannot do it (macOS), or there is
+        no room for the locks.
     """
     if not hasattr(os, "sched_setaffinity"):
         return ()
-    folder = folder or Path(tempfile.gettempdir()) / f"encode-once-cores-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    try:
+        folder = folder or Path(tempfile.gettempdir()) / f"encode-once-cores-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError:
+        return ()
     cores: list[int] = []
     locks: list[IO[bytes]] = []
     for core in sorted(os.sched_getaffinity(0)):
         if len(cores) == num_cores:
             break
-        lock: IO[bytes] = (folder / str(core)).open("wb")
+        try:
+            lock: IO[bytes] = (folder / str(core)).open("wb")
+        except OSError:
+            continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -32,6 +32,8 @@ from schemas.storage_credentials import credential_options
 from schemas.storage_errors import bucket_missing, failed, first_line, missing, too_large, too_short
 from schemas.storage_urls import allow_http, local_root
 
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "FilesystemNotFound")
+"""Of S3's interface, which Google's store has too, and of Azure's two."""
 _CLIENT: Any = {"timeout": timedelta(minutes=5), "connect_timeout": timedelta(seconds=15)}
 
 TEMPORARY_SUFFIX = re.compile(r"\.tmp-[0-9a-f]{32}$")
@@ -281,7 +283,9 @@ class Store:
             raise
         except (FileNotFoundError, NotADirectoryError) as error:
             # An answer to HEAD has no body to tell a bucket from an object by; whatever is done next has.
-            raise (bucket_missing if "NoSuchBucket" in str(error) else missing)(self.locate(path)) from error
+            raise (bucket_missing if any(code in str(error) for code in _NO_BUCKET) else missing)(
+                self.locate(path)
+            ) from error
         except EncodeOnceError:
             raise
         except (BaseError, OSError, ValueError, OverflowError, MemoryError) as error:

@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from schemas.errors import ConfigError
+
 _PREFIX = "encode-once-"
 _MAX_CHARACTERS = 36
 _LOCK = "driver.lock"
@@ -25,6 +27,9 @@ def private_folder() -> Iterator[Path]:
 
     A driver that is killed cannot do that: so the folder holds a lock file that its driver keeps locked, and the kernel
     unlocks it when the driver is gone. Folders of gone drivers are removed first.
+
+    Raises:
+        ConfigError: There is no folder for temporary files, or no room in it.
     """
     parent = _parent()
     _remove_left_behind(parent)
@@ -40,7 +45,17 @@ def private_folder() -> Iterator[Path]:
 
 
 def _parent() -> Path:
-    usual = Path(tempfile.gettempdir())
+    try:
+        usual = Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        # Python has tried to write a few bytes into each.
+        raise ConfigError(
+            "no-temporary-folder",
+            where="TMPDIR",
+            expected="a folder for Ray's logs and sockets, with room in it",
+            actual=str(error),
+            remedy="make room in the temporary folder, or set TMPDIR to one with room",
+        ) from error
     return usual if len(str(usual)) + len(_PREFIX) + 9 <= _MAX_CHARACTERS else Path("/tmp")
 
 

@@ -12,17 +12,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from schemas.storage import Store
 from tests.loopback import loopback_command
 from tests.object_stores import scenarios
-from tests.object_stores.ceph import Gateway, ceph_gateway, missing_programs
-from tests.object_stores.stage import BUCKET, Stage, encode, run
-from tests.s3_server import s3_server
+from tests.object_stores.ceph import missing_programs
+from tests.object_stores.servers import SERVERS, Server, served
+from tests.object_stores.stage import Stage, encode, run
 
 _INSIDE = "ENCODE_ONCE_OWN_NETWORK"
 _MOUNT = 'mount -t tmpfs -o size=256m tmpfs "$1" && shift && exec "$@"'
@@ -33,7 +33,7 @@ def main() -> int:
     options = _options()
     if _INSIDE not in os.environ:
         # A network and a small disk of its own, which end with it.
-        disk = tempfile.mkdtemp(prefix="eo-disk-")
+        disk = tempfile.mkdtemp(prefix="eo", dir="/tmp")
         command = [sys.executable, "-m", "tests.object_stores", *sys.argv[1:]]
         inside = ["unshare", "--mount", "sh", "-c", _MOUNT, "sh", disk, *command]
         os.execvpe("/usr/bin/env", ["env", f"{_INSIDE}={disk}", *loopback_command(inside)], dict(os.environ))
@@ -48,9 +48,9 @@ def main() -> int:
         **{name: version(name) for name in ("ray", "torch", "obstore")},
     }
     failed = False
-    with tempfile.TemporaryDirectory(prefix="eo-") as folder, _server(options.server, Path(folder)) as gateway:
-        stage = _staged(Path(folder), gateway, options.shards)
-        for name, play in _plan(options, stage, gateway, disk):
+    with tempfile.TemporaryDirectory(prefix="eo-") as folder, served(options.server, Path(folder)) as server:
+        stage = _staged(Path(folder), server, options.shards)
+        for name, play in _plan(options, stage, server, disk):
             if options.only and name not in options.only:
                 continue
             began = time.monotonic()
@@ -72,10 +72,8 @@ def _remove_disk(folder: Path) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.object_stores", description=__doc__)
-    servers = ("ceph", "moto")
-    parser.add_argument(
-        "--server", choices=servers, default=servers[bool(missing_programs())], help="default: ceph if there"
-    )
+    usual = "moto" if missing_programs() else "ceph"
+    parser.add_argument("--server", choices=SERVERS, default=usual, help="default: ceph if there, else moto")
     parser.add_argument("--shards", type=int, default=24, help="tars of 30 samples")
     parser.add_argument("--short", action="store_true", help="what every run of the suite has")
     parser.add_argument("--seconds", type=float, default=60.0, help="of a stall, and of an outage")
@@ -85,50 +83,31 @@ def _options() -> argparse.Namespace:
 
 
 def _plan(
-    options: argparse.Namespace, stage: Stage, gateway: Gateway | None, disk: Path
+    options: argparse.Namespace, stage: Stage, server: Server, disk: Path
 ) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     yield "killed and resumed", lambda: scenarios.killed_and_resumed(stage)
     yield "races", lambda: scenarios.races_have_one_winner(stage)
-    if gateway is not None:
-        # moto checks neither signatures nor quotas.
+    if server.checks_signatures:
         yield "refused", lambda: scenarios.refused_with_a_reason(stage)
-        yield "quota used up", lambda: scenarios.quota_used_up(stage, gateway.admin)
+    if server.admin is not None:
+        yield "quota used up", lambda: scenarios.quota_used_up(stage, server.admin)
+    yield "full disk of a worker", lambda: scenarios.full_disk_of_a_worker(stage, disk)
     yield "full disk", lambda: scenarios.full_disk(stage, disk)
     kinds = scenarios.KINDS[1:2] if options.short else scenarios.KINDS
     for kind in kinds:
         yield kind, lambda kind=kind: scenarios.disturbed(stage, kind, seconds=options.seconds)
 
 
-@contextmanager
-def _server(kind: str, folder: Path) -> Iterator[Gateway | None]:
-    """Starts it and puts its settings into `os.environ` of nobody: `_staged` asks for them."""
-    if kind == "ceph":
-        with ceph_gateway(folder / "ceph") as gateway:
-            yield gateway
-        return
-    with s3_server() as endpoint, mock.patch.dict(os.environ, {"EO_MOTO": endpoint}):
-        yield None
-
-
-def _staged(folder: Path, gateway: Gateway | None, num_shards: int) -> Stage:
-    if gateway is not None:
-        settings = gateway.settings
-    else:
-        settings = {
-            "AWS_ENDPOINT": os.environ["EO_MOTO"],
-            "AWS_ALLOW_HTTP": "true",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "s3cr3t-that-must-not-be-told",
-            "AWS_REGION": "us-east-1",
-        }
+def _staged(folder: Path, server: Server, num_shards: int) -> Stage:
     tars, expected = folder / "tars", folder / "expected"
     run("demo-data", str(tars), "--num-shards", str(num_shards), "--samples-per-shard", "30")
     run(*encode(tars, expected))
-    stage = Stage(folder, settings, tars, expected)
-    client = stage.client()
-    client.create_bucket(Bucket=BUCKET)
-    for path in sorted(tars.glob("*.tar")):
-        client.upload_file(str(path), BUCKET, f"tars/{path.name}")
+    names = (server.bucket, server.settings, server.endpoint_variable, server.secret_variable)
+    stage = Stage(folder, *names, tars, expected)
+    with mock.patch.dict(os.environ, server.settings):
+        store = Store(stage.inputs)
+        for path in sorted(tars.glob("*.tar")):
+            store.replace(path.name, path.read_bytes())
     return stage
 
 

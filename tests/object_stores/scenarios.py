@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import os
 import random
 import shutil
@@ -15,21 +17,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from urllib.parse import urlsplit
 
 from schemas.storage import Store
 from tests.faulty_proxy import Fault, FaultyProxy, faulty_proxy
-from tests.object_stores.stage import BUCKET, Stage, encode, epoch, require_equal, run, start
-
-INPUTS = f"s3://{BUCKET}/tars"
+from tests.object_stores.stage import Stage, encode, epoch, require_equal, run, start
 
 
 def killed_and_resumed(stage: Stage) -> dict[str, Any]:
     """From bucket to bucket; the driver is killed on the way, and the same command goes on."""
-    name, dataset = "killed", f"s3://{BUCKET}/killed"
+    name, dataset = "killed", f"{stage.bucket}/killed"
     # Ray's folder is made in it; with a longer name it would be made elsewhere.
     scratch = Path(tempfile.mkdtemp(prefix="eo", dir="/tmp"))
     variables = {**stage.settings, "TMPDIR": str(scratch)}
-    with start(*encode(INPUTS, dataset), **variables) as driver:
+    with start(*encode(stage.inputs, dataset), **variables) as driver:
         while not [key for key in stage.keys(f"{name}/ledger/") if key.endswith(".json")]:
             assert driver.poll() is None, driver.communicate()[0]
             time.sleep(0.05)
@@ -38,18 +39,19 @@ def killed_and_resumed(stage: Stage) -> dict[str, Any]:
         driver.send_signal(signal.SIGKILL)
         first = driver.communicate()[0]
     before = {key for key in stage.keys(f"{name}/ledger/") if key.endswith(".json")}
-    second = run(*encode(INPUTS, dataset), **variables)
-    third = run(*encode(INPUTS, dataset), **_as_profile(stage, variables))
+    second = run(*encode(stage.inputs, dataset), **variables)
+    if stage.bucket.startswith("s3://"):
+        variables = _as_profile(stage, variables)
+    third = run(*encode(stage.inputs, dataset), **variables)
     shutil.rmtree(scratch)
     assert "Nothing to encode" in third
     validated = run("validate", dataset, "--level", "values", module="schemas", **stage.settings)
     with mock.patch.dict(os.environ, stage.settings):
         require_equal(str(stage.expected), dataset)
-    client = stage.client()
     objects = stage.keys(f"{name}/")
     assert not [key for key in objects if key.endswith(".alive")]
-    stored = "".join(client.get_object(Bucket=BUCKET, Key=key)["Body"].read().decode("latin-1") for key in objects)
-    secret = stage.settings["AWS_SECRET_ACCESS_KEY"]
+    stored = "".join(stage.read(key).decode("latin-1") for key in objects)
+    secret = stage.settings[stage.secret_variable]
     for what in (first, second, third, validated, logs, stored):
         assert secret not in what, "the secret is told"
     assert logs, "Ray's logs were not looked at"
@@ -68,7 +70,7 @@ def _as_profile(stage: Stage, variables: Mapping[str, str]) -> dict[str, str]:
 def races_have_one_winner(stage: Stage) -> dict[str, Any]:
     """Sixteen writers create the same object at once, twenty times."""
     with mock.patch.dict(os.environ, stage.settings), ThreadPoolExecutor(16) as writers:
-        store = Store(f"s3://{BUCKET}/races")
+        store = Store(f"{stage.bucket}/races")
         for number in range(20):
             path = f"{number} é#?%20+.json"
             won = list(writers.map(lambda one, path=path: store.create(path, bytes([one]) * 100), range(16)))
@@ -80,11 +82,11 @@ def races_have_one_winner(stage: Stage) -> dict[str, Any]:
 
 def refused_with_a_reason(stage: Stage) -> dict[str, Any]:
     """A wrong secret, a bucket that is not there: an error at once, which tells no secret."""
-    wrong = {**stage.settings, "AWS_SECRET_ACCESS_KEY": "another-s3cr3t"}
+    wrong = {**stage.settings, stage.secret_variable: base64.b64encode(b"another-s3cr3t").decode()}
     seconds = {}
     for name, url, variables, code in (
-        ("wrong secret", f"s3://{BUCKET}/refused", wrong, "storage-failed"),
-        ("no such bucket", "s3://not-there/refused", stage.settings, "bucket-missing"),
+        ("wrong secret", f"{stage.bucket}/refused", wrong, "storage-failed"),
+        ("no such bucket", f"{stage.bucket}-not-there/refused", stage.settings, "bucket-missing"),
     ):
         began = time.monotonic()
         output = run(*encode(stage.tars, url), expect=(1,), **variables)
@@ -92,24 +94,24 @@ def refused_with_a_reason(stage: Stage) -> dict[str, Any]:
         assert f"[{code}]" in output, output
         assert url in output, output
         assert "remedy:" in output, output
-        assert variables["AWS_SECRET_ACCESS_KEY"] not in output
+        assert variables[stage.secret_variable] not in output
         assert "Traceback" not in output, output
     return {"seconds": seconds}
 
 
 def quota_used_up(stage: Stage, admin: Any) -> dict[str, Any]:
     """The store has no room: the job stops, gives no shard up, and the same command goes on when there is."""
-    dataset = f"s3://{BUCKET}/quota"
+    dataset = f"{stage.bucket}/quota"
     used = sum(1 for _ in stage.keys(""))
-    of = ("--quota-scope=bucket", f"--bucket={BUCKET}")
+    of = ("--quota-scope=bucket", f"--bucket={urlsplit(stage.bucket).netloc}")
     admin("quota", "set", *of, f"--max-objects={used + 6}")
     admin("quota", "enable", *of)
     # 1, not 4, where there is no room for the index either.
-    output = run(*encode(INPUTS, dataset), expect=(1, 4), **stage.settings)
+    output = run(*encode(stage.inputs, dataset), expect=(1, 4), **stage.settings)
     assert "storage-full" in output, output
     assert not [key for key in stage.keys("quota/") if "/quarantine/" in key]
     admin("quota", "disable", *of)
-    run(*encode(INPUTS, dataset), **stage.settings)
+    run(*encode(stage.inputs, dataset), **stage.settings)
     with mock.patch.dict(os.environ, stage.settings):
         require_equal(str(stage.expected), dataset)
     return {}
@@ -152,13 +154,13 @@ KINDS = (
 def disturbed(stage: Stage, kind: str, *, seconds: float) -> dict[str, Any]:
     """The whole job, then an epoch of the trainer's stream, through a proxy that disturbs them."""
     name = f"disturbed-{KINDS.index(kind)}"
-    dataset = f"s3://{BUCKET}/{name}"
-    with faulty_proxy(stage.settings["AWS_ENDPOINT"]) as proxy:
-        variables = {**stage.settings, "AWS_ENDPOINT": proxy.url}
+    dataset = f"{stage.bucket}/{name}"
+    with faulty_proxy(stage.settings[stage.endpoint_variable]) as proxy:
+        variables = {**stage.settings, stage.endpoint_variable: proxy.url}
         proxy.faults = faults(kind, seconds=seconds)
         with _outage(proxy, seconds) if kind == "an outage" else mock.patch.dict({}, {}):
             began = time.monotonic()
-            output = run(*encode(INPUTS, dataset), **variables)
+            output = run(*encode(stage.inputs, dataset), **variables)
             encoded = time.monotonic() - began
         proxy.faults = faults(kind, seconds=seconds)
         with mock.patch.dict(os.environ, variables):
@@ -220,3 +222,34 @@ def full_disk(stage: Stage, folder: Path) -> dict[str, Any]:
     run("validate", str(dataset), "--level", "values", module="schemas")
     require_equal(str(stage.expected), str(dataset))
     return {"records_before": len(committed)}
+
+
+def full_disk_of_a_worker(stage: Stage, folder: Path) -> dict[str, Any]:
+    """Ray's folder and all temporary files are on a disk that fills up on the way.
+
+    Workers write nothing but logs there, so it must not change what is made. One that is full before is passed over by
+    Python, which looks for another temporary folder.
+    """
+    filler, variables = folder / "filler", {"TMPDIR": str(folder), **stage.settings}
+    dataset = f"{stage.bucket}/worker-disk"
+    with start(*encode(stage.inputs, dataset), **variables) as driver:
+        while not stage.keys("worker-disk/ledger"):
+            assert driver.poll() is None, driver.communicate()[0]
+            time.sleep(0.05)
+        records = len(stage.keys("worker-disk/ledger"))
+        _fill(filler)
+        ray_is_there = any(path.name == "session_latest" for path in folder.rglob("*"))
+        output = driver.communicate(timeout=600)[0]
+    filler.unlink()
+    assert ray_is_there, "Ray's folder was elsewhere"
+    assert driver.returncode == 0, output
+    run("validate", dataset, "--level", "values", module="schemas", **stage.settings)
+    with mock.patch.dict(os.environ, stage.settings):
+        require_equal(str(stage.expected), dataset)
+    return {"records_when_full": records}
+
+
+def _fill(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while file.write(bytes(2**20)):
+            pass

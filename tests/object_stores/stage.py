@@ -8,13 +8,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
-import boto3
 import numpy as np
 
 import schemas
 from schemas.identity import ENCODER_NAMES
+from schemas.storage import Store
 from trainer.conditioning import ConditioningConfig
 from trainer.stream.config import StreamConfig
 from trainer.stream.loader import StreamLoader
@@ -30,35 +30,41 @@ class Stage:
 
     Attributes:
         folder: For tars, datasets and logs.
+        bucket: Its URL.
         settings: Environment of the commands, with the endpoint and the credentials.
+        endpoint_variable: Which of them is the server's address.
+        secret_variable: Which of them nobody may be told.
         tars: Folder of the inputs, which are in the bucket too, below `tars`.
         expected: Dataset that an undisturbed command makes of them in a folder.
     """
 
     folder: Path
+    bucket: str
     settings: Mapping[str, str]
+    endpoint_variable: str
+    secret_variable: str
     tars: Path
     expected: Path
 
-    def client(self) -> Any:
-        """Of the server itself, past any proxy."""
-        return boto3.client(
-            "s3",
-            endpoint_url=self.settings["AWS_ENDPOINT"],
-            aws_access_key_id=self.settings["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=self.settings["AWS_SECRET_ACCESS_KEY"],
-            region_name=self.settings["AWS_REGION"],
-        )
+    @property
+    def inputs(self) -> str:
+        """The tars in the bucket."""
+        return f"{self.bucket}/tars"
 
     def keys(self, prefix: str) -> list[str]:
-        """Names of all objects below a prefix."""
-        pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
-        return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+        """Names of all objects below a prefix, as the server itself has them, past any proxy."""
+        with mock.patch.dict(os.environ, self.settings):
+            return [found.path for found in Store(self.bucket).list(prefix.rstrip("/"))]
+
+    def read(self, key: str) -> bytes:
+        """An object of the server's, by its name."""
+        with mock.patch.dict(os.environ, self.settings):
+            return Store(self.bucket).get(key)
 
 
 def start(*arguments: str, module: str = "pipeline", **variables: str) -> subprocess.Popen[str]:
     """Starts `python -m module arguments`, in this process's network."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_", "AZURE_"))}
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=REPOSITORY,

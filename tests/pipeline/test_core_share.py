@@ -64,3 +64,15 @@ def test_too_few_cores_change_nothing(tmp_path: Path) -> None:
     assert line.startswith(str(sorted(before)))
     process.kill()
     process.wait()
+
+
+def test_without_room_for_locks_nothing_is_changed(tmp_path: Path) -> None:
+    before = os.sched_getaffinity(0)
+    assert pin_to_own_cores(1, tmp_path / "not" / "there") == ()
+    full = tmp_path / "full"
+    full.mkdir()
+    for core in before:
+        # What cannot be opened for writing, also by root.
+        (full / str(core)).mkdir()
+    assert pin_to_own_cores(1, full) == ()
+    assert os.sched_getaffinity(0) == before

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +26,17 @@ aws_session_token = other-token
 region = eu-west-1
 """
 
+GRANTED = json.dumps({
+    "Code": "Success",
+    "AccessKeyId": "ROLEKEY",
+    "SecretAccessKey": "role-secret",
+    "Token": "role-token",
+    "Expiration": "2100-01-01T00:00:00Z",
+})  # fmt: skip
+ROLE = "/latest/meta-data/iam/security-credentials/"
+GRANTS = {ROLE: "the-role", f"{ROLE}the-role": GRANTED, "/container": GRANTED}
+"""What an instance's metadata service answers, and a container's."""
+
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[dict[str, str]]]:
@@ -32,10 +45,19 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[dict
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            headers.append(dict(self.headers))
-            self.send_response(403)
-            self.send_header("Content-Length", "0")
+            granted = GRANTS.get(self.path)
+            if granted is None:
+                headers.append(dict(self.headers))
+            self._answer(403 if granted is None else 200, granted or "")
+
+        def do_PUT(self) -> None:
+            self._answer(200 if self.path == "/latest/api/token" else 404, "session")
+
+        def _answer(self, status: int, body: str) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
+            self.wfile.write(body.encode())
 
         def log_message(self, *args: object) -> None:
             """Nothing."""
@@ -44,6 +66,8 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[dict
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "credentials").write_text(PROFILES)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
@@ -83,6 +107,27 @@ def test_keys_in_the_environment_come_first(asked: list[dict[str, str]], monkeyp
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "env-secret")
     assert "env-secret" not in ask()
     assert "Credential=ENVKEY/" in asked[0]["authorization"]
+
+
+@pytest.mark.parametrize("kind", ["instance", "container"])
+def test_a_role_where_there_is_nothing_else(
+    asked: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    """Of a machine, and of a container: a key, a secret and a token for a while."""
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    endpoint = os.environ["AWS_ENDPOINT"]
+    if kind == "instance":
+        monkeypatch.setenv("AWS_METADATA_ENDPOINT", endpoint)
+    else:
+        (tmp_path / "authorization").write_text("let-me-in")
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{endpoint}/container")
+        monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(tmp_path / "authorization"))
+    said = ask()
+    assert "Credential=ROLEKEY/" in asked[0]["authorization"]
+    assert asked[0]["x-amz-security-token"] == "role-token"
+    for secret in ("role-secret", "role-token", "let-me-in"):
+        assert secret not in said
+        assert secret not in repr(Store("s3://bucket/x").backend)
 
 
 @pytest.mark.parametrize("name", ["nobody", "empty"])
