@@ -51,7 +51,7 @@ def main() -> None:
             folder=Path(folder),
         )
         load = os.getloadavg()[0]
-        facts = _machine(options, device, load) | run(wanted)
+        facts = machine_facts(options, device, load) | run(wanted)
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(facts, indent=2) + "\n")
@@ -81,7 +81,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _machine(options: argparse.Namespace, device: torch.device, load: float) -> dict[str, Any]:
+def machine_facts(options: argparse.Namespace, device: torch.device, load: float) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "date": datetime.now(UTC).date().isoformat(),

@@ -57,6 +57,16 @@ def test_every_engine_is_measured_without_ray(facts: dict[str, Any]) -> None:
     assert rows["sd3", "short", 77]["padding_share"] > 0.5
 
 
+def test_a_worker_beside_its_engine_alone(tmp_path: Path, repository: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.encode.worker_share", "--size", "tiny", "--captions", "12"]
+    options = ["--device", "cpu", "--cores", "1", "--repetitions", "2", "--output", str(tmp_path / "figures.json")]
+    subprocess.run([*command, *options], cwd=repository, check=True, timeout=200)
+    found = json.loads((tmp_path / "figures.json").read_text())
+    assert len(found["engine_captions_per_second"]) == len(found["worker"]["repetitions"]) == 2
+    assert found["worker"]["share_of_engine"] > 0
+    assert 0 < found["worker"]["bytes_per_caption"] < found["worker"]["raw_bytes_per_caption"] * 1.5
+
+
 def test_engines_give_the_same_and_bfloat16_is_close_to_float32(facts: dict[str, Any]) -> None:
     # bfloat16 has 8 bits; the same computation in another order differs by a few of its steps.
     assert 0 < facts["difference_from_diffusers"]["bfloat16"] < 0.02

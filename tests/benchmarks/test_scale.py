@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import pytest
 import schemas
 from benchmarks.scale.__main__ import table
 from benchmarks.scale.datasets import copy_manifests, link_half, make_inputs, make_ledger, only_record, renamed
-from schemas.index import records_from_ledger
+from pipeline.job.finalize import finalize
+from schemas.index import iter_ledger, records_from_ledger
 from schemas.ledger import load_record
 from schemas.storage import Store
 from tests.datasets import make_manifest, samples, write_dataset
@@ -83,3 +86,23 @@ def test_figures_become_a_table() -> None:
         "| plan | 0.50 s, 90 MB |",
         "| loop | 1.50 ms a shard |",
     ]
+
+
+def test_finalizing_holds_no_more_than_a_few_records(one: Path, tmp_path: Path) -> None:
+    """Of 100,000 records, parsed, the fields would take gigabytes."""
+    count, dataset = 2000, tmp_path / "dataset"
+    make_ledger(one, dataset, count)
+    store = Store(str(dataset))
+    some = list(itertools.islice(iter_ledger(store), 100))
+    tracemalloc.start()
+    try:
+        parsed = [json.loads(data) for _, data in some]
+        all_at_once = tracemalloc.get_traced_memory()[0] / len(parsed) * count
+        del parsed
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        assert finalize(store, ["txt"], [], collect_orphans=True).num_records == count
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert peak < all_at_once / 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from unittest import mock
 
@@ -9,7 +10,7 @@ import boto3
 import pytest
 from obstore.exceptions import GenericError
 
-from schemas.resend import resend, resume
+from schemas.resend import RETRY, resend, resume
 from schemas.storage import Store
 from tests.faulty_proxy import Fault, FaultyProxy, Kind, faulty_proxy
 from tests.s3_server import s3_server
@@ -97,3 +98,16 @@ def test_what_does_not_mend_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(GenericError, match="400"):
         resend(refused)
     assert len(calls) == 8
+
+
+def test_the_pauses_that_obstore_is_asked_for_outlast_a_minute() -> None:
+    """As it draws them: the first is the least, each later one lies between that and `base` times the one before."""
+    backoff, draw = RETRY["backoff"], random.Random(1)
+    first, most = (backoff[name].total_seconds() for name in ("init_backoff", "max_backoff"))
+    for _ in range(2000):
+        pause, waited = first, 0.0
+        for _ in range(RETRY["max_retries"]):
+            waited += pause
+            pause = min(most, draw.uniform(first, pause * backoff["base"]))
+        assert waited > 75
+    assert RETRY["retry_timeout"].total_seconds() > 75
