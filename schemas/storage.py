@@ -225,8 +225,19 @@ class Store:
         if found is not None and found.num_bytes == num_bytes:
             return False
         pieces = list(chunks)
+
+        def put() -> None:
+            try:
+                obstore.put(self.backend, path, iter(pieces), chunk_size=16 * 1024**2, max_concurrency=4)
+            except (BaseError, FileNotFoundError):
+                # The end of an upload of which the answer was lost is asked for again by obstore, and refused: there is
+                # no such upload any more, as it has become the object.
+                info = self.head(path)
+                if info is None or info.num_bytes != num_bytes:
+                    raise
+
         with self._named(path):
-            resend(lambda: obstore.put(self.backend, path, iter(pieces), chunk_size=16 * 1024**2, max_concurrency=4))
+            resend(put)
         return True
 
     def replace(self, path: str, data: bytes) -> None:

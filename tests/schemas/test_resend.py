@@ -100,6 +100,20 @@ def test_what_does_not_mend_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls) == 8
 
 
+@pytest.mark.parametrize("kind", ["reset", "lost"])
+@pytest.mark.parametrize(("method", "skip"), [("POST", 0), ("PUT", 0), ("PUT", 1), ("POST", 1)])
+def test_an_upload_in_pieces_survives_broken_connections(
+    kind: Kind, method: str, skip: int, proxy: FaultyProxy
+) -> None:
+    """Its beginning, its pieces, and its end."""
+    store, num_bytes = Store(f"s3://resend/pieces-{kind}-{method}-{skip}"), 20 * 1024**2
+    proxy.faults = [Fault(kind, method=method, times=1, skip=skip)]
+    assert store.create_content_addressed("part", [b"a" * num_bytes], num_bytes)
+    assert proxy.faults[0].times == 0
+    assert store.get("part", max_bytes=num_bytes) == b"a" * num_bytes
+    assert not store.create_content_addressed("part", [b"a" * num_bytes], num_bytes)
+
+
 def test_the_pauses_that_obstore_is_asked_for_outlast_a_minute() -> None:
     """As it draws them: the first is the least, each later one lies between that and `base` times the one before."""
     backoff, draw = RETRY["backoff"], random.Random(1)
