@@ -35,7 +35,13 @@ def test_a_job_on_an_object_store(repository: Path, tmp_path: Path) -> None:
             raise
     assert process.returncode == 0, output[-12000:]
     found = json.loads(report.read_text())
-    expected = {"killed and resumed", "races", "full disk", "500, 503 and SlowDown to 20 % of requests"}
+    expected = {
+        "killed and resumed",
+        "races",
+        "full disk",
+        "full disk of a worker",
+        "500, 503 and SlowDown to 20 % of requests",
+    }
     if found["server"] == "ceph":
         expected |= {"refused", "quota used up"}
     assert {name for name, figures in found.items() if isinstance(figures, dict)} == expected
