@@ -48,14 +48,40 @@ def killed_and_resumed(stage: Stage) -> dict[str, Any]:
     validated = run("validate", dataset, "--level", "values", module="schemas", **stage.settings)
     with mock.patch.dict(os.environ, stage.settings):
         require_equal(str(stage.expected), dataset)
+    trained = _trained(dataset, stage)
     objects = stage.keys(f"{name}/")
     assert not [key for key in objects if key.endswith(".alive")]
     stored = "".join(stage.read(key).decode("latin-1") for key in objects)
     secret = stage.settings[stage.secret_variable]
-    for what in (first, second, third, validated, logs, stored):
+    for what in (first, second, third, validated, trained, logs, stored):
         assert secret not in what, "the secret is told"
     assert logs, "Ray's logs were not looked at"
     return {"records_before": len(before), "records": len([key for key in objects if "/ledger/" in key])}
+
+
+def _trained(dataset: str, stage: Stage) -> str:
+    """What a small training run on the dataset prints, resumed on the way."""
+    output = stage.folder / "run"
+    model = ("--model.depth", "2", "--model.num-heads", "2", "--model.head-dim", "8")
+    stream = ("--stream.num-streams", "4", "--stream.holdout-rows", "8")
+    options = (
+        "train",
+        "demo",
+        "--data",
+        dataset,
+        "--output",
+        str(output),
+        "--device",
+        "cpu",
+        "--batch-size",
+        "8",
+        *model,
+        *stream,
+    )
+    first = run(*options, "--steps", "2", module="trainer", **stage.settings)
+    second = run(*options, "--steps", "4", module="trainer", **stage.settings)
+    assert "goes on after step 2" in second, second
+    return first + second
 
 
 def _as_profile(stage: Stage, variables: Mapping[str, str]) -> dict[str, str]:
