@@ -30,7 +30,7 @@ from schemas.object_paths import require_inside
 from schemas.resend import RETRY, resend, resume
 from schemas.storage_credentials import credential_options
 from schemas.storage_errors import bucket_missing, failed, first_line, missing, too_large, too_short
-from schemas.storage_urls import allow_http, local_root
+from schemas.storage_urls import allow_http, local_root, require_ordered
 
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "FilesystemNotFound")
 """Of S3's interface, which Google's store has too, and of Azure's two."""
@@ -60,10 +60,11 @@ class Store:
             from the environment or the usual profile and instance chains, never from the URL.
 
     Raises:
-        ConfigError: The URL's scheme is unknown or its configuration is incomplete.
+        ConfigError: The URL's scheme is unknown, its configuration is incomplete, or the store lists in no order.
     """
 
     def __init__(self, url: str) -> None:
+        require_ordered(url)
         self._backend: Any
         try:
             self.local_root = local_root(url)

@@ -22,6 +22,14 @@ def test_a_server_that_is_no_store_is_no_url(url: str) -> None:
     assert "the scheme" in caught.value.actual
 
 
+@pytest.mark.parametrize("url", ["s3://captions--usw2-az1--x-s3", "s3a://captions--usw2-az1--x-s3/dataset"])
+def test_a_bucket_that_lists_in_no_order_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="bucket-kind") as caught:
+        Store(url)
+    assert caught.value.where == url
+    assert Store("s3://captions--x-s3-too/dataset--x-s3").url == "s3://captions--x-s3-too/dataset--x-s3"
+
+
 def test_a_source_at_a_server_is_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever wrote the record would have servers asked that only the validator's machine can reach."""
     store = write_dataset(str(tmp_path), make_manifest(), {"txt": {"s": samples(3)}})
