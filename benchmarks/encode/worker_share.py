@@ -60,11 +60,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--size", choices=sorted(SIZES), default="full")
     parser.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
     parser.add_argument("--captions", type=int, default=96, help="of a tar")
-    parser.add_argument("--tars", type=int, default=2)
+    parser.add_argument("--tars", type=int, default=6, help="more make the start and the end of the job count less")
     parser.add_argument(
         "--budgets", type=int, nargs="*", default=[], help="tokens of a batch to try besides the engine's"
     )
-    parser.add_argument("--repetitions", type=int, default=2)
+    parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     parser.add_argument("--output", type=Path)
     return parser.parse_args()
