@@ -207,8 +207,11 @@ class Store:
             with self._named(path):
                 resend(put)
         except AlreadyExistsError:
-            # The one there may be that of which the answer was lost.
-            return sent > 1 and self.get(path) == data
+            # The one there may be that of which the answer was lost. It is read only if it can be: sizes are cheap.
+            found = self.head(path) if sent > 1 else None
+            if found is None or found.num_bytes != len(data):
+                return False
+            return self.get(path, max_bytes=len(data)) == data
         return True
 
     def create_content_addressed(self, path: str, chunks: Iterable[bytes], num_bytes: int) -> bool:

@@ -65,6 +65,18 @@ def test_every_way_to_read_survives_broken_connections(kind: Kind, proxy: Faulty
         assert proxy.faults[0].times == 0, "nothing was disturbed"
 
 
+def test_a_create_of_more_than_a_document_survives_a_lost_answer(proxy: FaultyProxy) -> None:
+    """Rejects of a shard of which nearly nothing can be encoded."""
+    store, data = Store("s3://resend/large"), bytes(17 * 1024**2)
+    proxy.faults = [Fault("lost", method="PUT", times=1)]
+    assert store.create("rejects", data)
+    proxy.faults = [Fault("lost", method="PUT", times=1)]
+    assert not store.create("rejects", data[:-1])
+    found = store.head("rejects")
+    assert found is not None
+    assert found.num_bytes == len(data)
+
+
 def test_a_listing_goes_on_where_it_broke() -> None:
     names = [f"{number:02d}" for number in range(10)]
     asked: list[str | None] = []
