@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,15 @@ def test_changes_of_order_or_model_are_refused(options: tuple[str, str]) -> None
     assert options[0].removeprefix("--").replace("-", "_") in error.value.actual
 
 
+@pytest.fixture
+def interrupts_raise() -> Iterator[None]:
+    """As in a terminal: a shell's background jobs begin with interrupts ignored, and the tests may be one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts_raise")
 def test_signals_are_noted_and_a_second_interrupt_is_not_ours() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     with stop_on_signals() as stop:
