@@ -6,13 +6,13 @@ footer is there for everybody else's tools.
 
 from __future__ import annotations
 
-import io
 import mmap
 from typing import TypeAlias
 
 import pyarrow as pa
 from pyarrow import ipc
 
+from schemas.arrow_messages import FILE_HEAD, FILE_MAGIC, Block, file_end, record_batch_message
 from schemas.errors import DamagedDataError
 from schemas.record_batch_sizes import require_small
 
@@ -32,22 +32,15 @@ UNREADABLE = (
 ChunkData: TypeAlias = bytes | bytearray | memoryview | mmap.mmap | pa.Buffer
 """A chunk's bytes, in whatever holds them."""
 
-_MAGIC_BYTES = 8  # "ARROW1" and two bytes of padding, before the schema message
-
-
-def write_options() -> ipc.IpcWriteOptions:
-    """ZSTD level 1, buffer by buffer: higher levels find nothing more in planes."""
-    return ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1))
-
 
 class ArrowPartBuilder:
     """Builds one Arrow IPC file, chunk by chunk."""
 
     def __init__(self, schema: pa.Schema) -> None:
-        self._sink = io.BytesIO()
-        self._writer = ipc.new_file(pa.PythonFile(self._sink, "w"), schema, options=write_options())
-        self._schema_bytes = _MAGIC_BYTES + len(schema.serialize())
-        self._started = False
+        self._schema = schema
+        self._head = FILE_HEAD + schema.serialize().to_pybytes()
+        self._blocks: list[Block] = []
+        self._num_bytes = len(self._head)
 
     def add(self, batch: pa.RecordBatch) -> tuple[bytes, bytes]:
         """Appends a chunk.
@@ -55,23 +48,16 @@ class ArrowPartBuilder:
         Returns:
             Bytes that come before the chunk (the file's head, once), and the chunk's own bytes.
         """
-        self._writer.write_batch(batch)
-        data = self._take()
-        if self._started:
-            return b"", data
-        self._started = True
-        return data[: self._schema_bytes], data[self._schema_bytes :]
+        before = b"" if self._blocks else self._head
+        message = record_batch_message(batch)
+        body_bytes = len(message.data) - message.metadata_bytes
+        self._blocks.append(Block(self._num_bytes, message.metadata_bytes, body_bytes))
+        self._num_bytes += len(message.data)
+        return before, message.data
 
     def finish(self) -> bytes:
         """The bytes after the last chunk."""
-        self._writer.close()
-        return self._take()
-
-    def _take(self) -> bytes:
-        data = self._sink.getvalue()
-        self._sink.seek(0)
-        self._sink.truncate()
-        return data
+        return file_end(self._schema, self._blocks)
 
 
 def read_arrow_chunk(
@@ -108,10 +94,10 @@ def read_arrow_head(data: bytes, *, where: str) -> pa.Schema:
     Raises:
         DamagedDataError: There is no Arrow IPC file there.
     """
-    if not data.startswith(b"ARROW1"):
+    if not data.startswith(FILE_MAGIC):
         raise undecodable(where, ValueError(f"the file begins with {data[:8]!r}, not with ARROW1"))
     try:
-        return ipc.read_schema(pa.py_buffer(data[_MAGIC_BYTES:]))
+        return ipc.read_schema(pa.py_buffer(data[len(FILE_HEAD) :]))
     except UNREADABLE as error:
         raise undecodable(where, error) from error
 

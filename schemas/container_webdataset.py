@@ -6,13 +6,13 @@ Each row is two members, `<key>.<group>.arrow` (a one-row Arrow IPC stream with 
 
 from __future__ import annotations
 
-import io
 import json
 
 import pyarrow as pa
 from pyarrow import ipc
 
-from schemas.container_arrow import UNREADABLE, ChunkData, undecodable, write_options
+from schemas.arrow_messages import END_OF_STREAM, record_batch_message
+from schemas.container_arrow import UNREADABLE, ChunkData, undecodable
 from schemas.record_batch_sizes import require_small
 from schemas.tar_members import TarMember, read_members, write_member
 
@@ -27,7 +27,7 @@ class WebDatasetPartBuilder:
     """Builds one tar, chunk by chunk."""
 
     def __init__(self, schema: pa.Schema) -> None:
-        self._schema = schema
+        self._schema_message: bytes = schema.serialize().to_pybytes()
         self._group = schema.metadata[b"encode_once.group"].decode()
 
     def add(self, batch: pa.RecordBatch) -> tuple[bytes, bytes]:
@@ -49,10 +49,7 @@ class WebDatasetPartBuilder:
         return END_OF_ARCHIVE
 
     def _one_row_stream(self, row: pa.RecordBatch) -> bytes:
-        sink = io.BytesIO()
-        with ipc.new_stream(sink, self._schema, options=write_options()) as writer:
-            writer.write_batch(row)
-        return sink.getvalue()
+        return self._schema_message + record_batch_message(row).data + END_OF_STREAM
 
 
 def read_webdataset_chunk(

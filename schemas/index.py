@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import ipc
 
-from schemas.container_arrow import UNREADABLE, write_options
+from schemas.container_arrow import UNREADABLE
 from schemas.documents import unseal
 from schemas.errors import DamagedDataError
 from schemas.ledger import LEDGER_FOLDER, LedgerRecord, list_committed, load_record, record_path, valid_record
@@ -51,6 +51,11 @@ def index_schema(identity_sha256: str | None, latents_identity_sha256: str | Non
         ],
         metadata={_DIGEST_KEY: _NO_DIGEST, **stated},
     )
+
+
+def write_options() -> ipc.IpcWriteOptions:
+    """ZSTD level 1: records are text, half of it digests."""
+    return ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1))
 
 
 class IndexWriter:

@@ -229,9 +229,10 @@ def _ratios(rows: list[Row]) -> dict[str, float]:
     beside = [rate for row in rows if row.loader.kind == "documented" for rate in _rates_beside_training(row)]
     if "ours" in rates and beside:
         out["ours to the best other loader as documented, in worker processes"] = rates["ours"][0] / max(beside)
-    if len(rates.get("part of ours", [])) == 2:
-        staged, decoded = rates["part of ours"]
+    if len(rates.get("part of ours", [])) == 3:
+        staged, decoded, level_1 = rates["part of ours"]
         out["planes for a GPU to decoding alone"] = staged / decoded
+        out["planes for a GPU to decoding alone of what Arrow compresses"] = staged / level_1
     return out
 
 

@@ -30,7 +30,7 @@ class Loader:
     @property
     def comparable(self) -> bool:
         """Whether it gives batches whose values can be compared."""
-        return self.batches != "decoded_batches"
+        return self.batches not in ("decoded_batches", "level_1_batches")
 
     @property
     def is_peer(self) -> bool:
@@ -52,6 +52,9 @@ LOADERS = (
     Loader("encode-once", "ours", "batches", "ours", "ours"),
     Loader("encode-once, planes for a GPU to merge", "ours", "staged_batches", "ours", "part of ours"),
     Loader("encode-once, decoding alone", "ours", "decoded_batches", "ours", "part of ours"),
+    Loader(
+        "the same chunks as Arrow compresses them, decoding alone", "ours", "level_1_batches", "ours", "part of ours"
+    ),
     *(
         Loader(title, f"peers.{name}", "documented_batches", f"peers.{name}/{documented}", "documented")
         for name, (title, documented, _) in _PEERS.items()

@@ -83,8 +83,26 @@ def decoded_batches(folder: Path, batch_size: int, *, once: bool, threads: int =
     """
     del batch_size
     assert not once, "nothing is assembled that could be compared"
+    return _decoded(*_mapped_chunks(folder), threads)
+
+
+def level_1_batches(folder: Path, batch_size: int, *, once: bool, threads: int = 2) -> Batches:
+    """Decoding alone of the same record batches as Arrow's own codec compresses them, at ZSTD level 1; in memory."""
+    del batch_size
+    assert not once, "nothing is assembled that could be compared"
+    chunks, schema = _mapped_chunks(folder)
+    options = ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1))
+    compressed = []
+    for chunk in chunks:
+        sink = pa.BufferOutputStream()
+        with ipc.new_stream(sink, schema, options=options) as writer:
+            writer.write_batch(ipc.read_record_batch(ipc.read_message(chunk), schema))
+        compressed.append(sink.getvalue()[schema.serialize().size :])
+    return _decoded(compressed, schema, threads)
+
+
+def _mapped_chunks(folder: Path) -> tuple[list[pa.Buffer], pa.Schema]:
     dataset = Dataset(str(folder))
-    schema = caption_schema(dataset.manifest, _GROUP, "")
     chunks = []
     for shard in dataset.shards(_GROUP):
         parts = {
@@ -93,6 +111,10 @@ def decoded_batches(folder: Path, batch_size: int, *, once: bool, threads: int =
         }
         for part, chunk in dataset.record(_GROUP, shard).chunks():
             chunks.append(parts[part.name].slice(chunk.offset, chunk.num_bytes))
+    return chunks, caption_schema(dataset.manifest, _GROUP, "")
+
+
+def _decoded(chunks: list[pa.Buffer], schema: pa.Schema, threads: int) -> Batches:
     with ThreadPoolExecutor(threads) as pool:
         pending: deque[Future[int]] = deque()
         while True:

@@ -57,7 +57,7 @@ def test_names_sizes_and_chunk_tables(container: str) -> None:
 
 def test_a_part_does_not_grow_with_the_shard(container: str) -> None:
     """Beyond `part_bytes` by no more than what a file has around its chunks, unless a single chunk does."""
-    for part_bytes in (50_000, 100_000):
+    for part_bytes in (40_000, 100_000):
         parts = build(make_manifest(container, part_bytes=part_bytes), samples(60))
         assert len(parts) > 1
         assert max(part.entry.num_bytes for part in parts) < part_bytes * 1.2

@@ -68,7 +68,7 @@ def _declare(data: bytes, number: int) -> bytes:
     message = ipc.read_message(data)
     start = len(data) - message.body.size
     found = bytearray(data)
-    for offset, length in declared(memoryview(message.metadata))[1].tolist():
+    for offset, length in declared(memoryview(message.metadata)).buffers.tolist():
         if length:
             found[start + offset : start + offset + 8] = number.to_bytes(8, "little")
     return bytes(found)

@@ -79,7 +79,13 @@ class LatentChunk:
 
 @dataclass(frozen=True)
 class SampleChunk:
-    """The samples of one chunk: captions, and images if the stream has them, row by row of the same samples."""
+    """The samples of one chunk: captions, and images if the stream has them, row by row of the same samples.
+
+    Attributes:
+        captions: The captions.
+        latents: The images.
+        num_bytes: Memory that both keep.
+    """
 
     captions: CaptionChunk
     latents: LatentChunk | None
@@ -116,10 +122,16 @@ def decoded_latents(batch: pa.RecordBatch) -> LatentChunk:
     )
 
 
-def sample_chunk(captions: pa.RecordBatch, latents: pa.RecordBatch | None) -> SampleChunk:
-    """The samples of two record batches of the same rows."""
-    num_bytes = captions.nbytes + (0 if latents is None else latents.nbytes)
-    return SampleChunk(decoded_captions(captions), None if latents is None else decoded_latents(latents), num_bytes)
+def held_bytes(batch: pa.RecordBatch, data: pa.Buffer) -> int:
+    """The memory that a decoded batch keeps, in bytes.
+
+    Args:
+        batch: The batch.
+        data: What it was decoded from. All of it stays in memory if a buffer of the batch, not compressed, is in it.
+    """
+    buffers = [found for column in batch.columns for found in column.buffers() if found is not None and found.size]
+    own = [found.size for found in buffers if not data.address <= found.address < data.address + data.size]
+    return sum(own) + (data.size if len(own) < len(buffers) else 0)
 
 
 def _valid(column: pa.Array) -> npt.NDArray[np.bool_]:

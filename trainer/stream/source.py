@@ -11,7 +11,7 @@ import pyarrow as pa
 from schemas.dataset import Dataset
 from schemas.ledger import part_path
 from trainer.stream.catalog import Catalog, ChunkRef
-from trainer.stream.decode import SampleChunk, sample_chunk
+from trainer.stream.decode import SampleChunk, decoded_captions, decoded_latents, held_bytes
 from trainer.stream.fetch import ChunkFetcher
 from trainer.stream.mixture import GlobalOrder, draw_field
 from trainer.stream.plan import ChunkId
@@ -82,7 +82,9 @@ class ChunkReader:
         batches = [
             dataset.decode_chunk(ref.group, ref.shard, ref.part, ref.chunk, found, checked=True) for ref, found in data
         ]
-        found = sample_chunk(batches[0], batches[1] if len(batches) > 1 else None)
+        num_bytes = sum(held_bytes(batch, stored) for batch, (_, stored) in zip(batches, data, strict=True))
+        latents = decoded_latents(batches[1]) if len(batches) > 1 else None
+        found = SampleChunk(decoded_captions(batches[0]), latents, num_bytes)
         names = [
             f"{dataset.store.locate(part_path(ref.shard, ref.part.name))} at byte {ref.chunk.offset}" for ref, _ in data
         ]
