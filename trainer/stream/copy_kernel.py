@@ -1,25 +1,28 @@
-"""Rows of many arrays, copied one after the other in one call.
+"""Pieces of memory, copied one after the other in one call.
 
 A batch of 16 has 160 pieces. A NumPy copy of each takes longer to ask for than to carry out, and takes and gives
-Python's lock every time, for which other threads then wait.
+Python's lock every time, for which other threads then wait. Arrays of pieces would be looked at one by one by numba
+before each call; addresses are numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-_GROUP = 16
-"""Arrays of a call: what is compiled is for a number of them."""
+_memmove = ctypes.CDLL(None).memmove
+# Addresses as numbers: so numba passes them on.
+_memmove.argtypes = [ctypes.c_size_t, ctypes.c_size_t, ctypes.c_size_t]
+_memmove.restype = ctypes.c_size_t
 
-_NOTHING = np.frombuffer(b"", np.uint8)
 
-
+@numba.njit(nogil=True)
 def copy_pieces(
-    sources: Sequence[npt.NDArray[np.uint8]],
+    addresses: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
     starts: npt.NDArray[np.int64],
     sizes: npt.NDArray[np.int64],
     out: npt.NDArray[np.uint8],
@@ -27,29 +30,16 @@ def copy_pieces(
     """Copies a piece of each source, one after the other, without holding Python's lock.
 
     Args:
-        sources: [n], each contiguous and read-only.
-        starts: int64 [n], where the pieces begin.
-        sizes: int64 [n], bytes of each. What a source is too short for is left out of `out`.
-        out: Flat; as many bytes as all sizes together.
+        addresses: int64 [n], where the sources are in memory; they must be there until this returns.
+        lengths: int64 [n], bytes of each source.
+        starts: int64 [n], where in its source each piece begins.
+        sizes: int64 [n], bytes of each piece. What a source is too short for is left out of `out`.
+        out: Flat; as many bytes as all pieces together. What it is too short for is left out too.
     """
-    sizes = np.ascontiguousarray(sizes, np.int64)
-    ends = np.cumsum(sizes)
-    for first in range(0, len(sources), _GROUP):
-        group = tuple(sources[first : first + _GROUP])
-        _copy_group(group + (_NOTHING,) * (_GROUP - len(group)), starts[first:], sizes[first:], ends[first:], out)
-
-
-@numba.njit(nogil=True)
-def _copy_group(
-    sources: tuple[npt.NDArray[np.uint8], ...],
-    starts: npt.NDArray[np.int64],
-    sizes: npt.NDArray[np.int64],
-    ends: npt.NDArray[np.int64],
-    out: npt.NDArray[np.uint8],
-) -> None:
-    for index in range(min(len(sources), sizes.size)):
-        # Slices end where their array does: compiled code does not check indices.
-        piece = sources[index][starts[index] : starts[index] + sizes[index]]
-        target = out[ends[index] - sizes[index] : ends[index]]
-        for place in range(min(piece.size, target.size)):
-            target[place] = piece[place]
+    target = 0
+    for index in range(min(addresses.size, lengths.size, starts.size, sizes.size)):
+        start, size = max(0, starts[index]), max(0, sizes[index])
+        there = min(size, lengths[index] - start, out.size - target)
+        if there > 0:
+            _memmove(out.ctypes.data + target, addresses[index] + start, there)
+        target += size

@@ -19,10 +19,12 @@ class PlaneColumn:
     Attributes:
         planes: Most significant first, read-only.
         offsets: int64 [rows + 1], one for each plane; all the same in a chunk that follows SPEC.md.
+        addresses: Where each plane is in memory, as long as the column is there.
     """
 
     planes: tuple[npt.NDArray[np.uint8], ...]
     offsets: tuple[npt.NDArray[np.int64], ...]
+    addresses: tuple[int, ...]
 
     def row(self, index: int) -> list[npt.NDArray[np.uint8]]:
         """One row's planes, flat."""
@@ -140,7 +142,8 @@ def _valid(column: pa.Array) -> npt.NDArray[np.bool_]:
 
 def _plane_column(column: pa.StructArray) -> PlaneColumn:
     arrays = [column.field(index) for index in range(column.type.num_fields)]
-    return PlaneColumn(tuple(_data(array) for array in arrays), tuple(_offsets(array) for array in arrays))
+    planes = tuple(_data(array) for array in arrays)
+    return PlaneColumn(planes, tuple(_offsets(array) for array in arrays), tuple(plane.ctypes.data for plane in planes))
 
 
 def _offsets(array: pa.Array) -> npt.NDArray[np.int64]:

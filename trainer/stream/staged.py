@@ -125,7 +125,9 @@ class _Pieces:
     def copy(self, planes: Sequence[torch.Tensor], sizes: npt.NDArray[np.int64]) -> None:
         """The first `sizes` bytes of each row, one after the other, into each plane."""
         for index, plane in enumerate(planes):
-            copy_pieces([column.planes[index] for column in self._columns], self._starts, sizes, plane.view(-1).numpy())
+            addresses = np.array([column.addresses[index] for column in self._columns], np.int64)
+            lengths = np.array([column.planes[index].size for column in self._columns], np.int64)
+            copy_pieces(addresses, lengths, self._starts, sizes, plane.view(-1).numpy())
 
 
 class DeviceAssembler:
