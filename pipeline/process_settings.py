@@ -8,6 +8,7 @@ import pyarrow as pa
 import torch
 
 _ONEDNN_PRIMITIVES = "32"
+_PRODUCTS = "64"
 
 
 def apply_process_settings(num_threads: int) -> None:
@@ -20,5 +21,7 @@ def apply_process_settings(num_threads: int) -> None:
     pa.set_cpu_count(num_threads)
     # Arrow's own allocator keeps what it frees; chunks come and go by the dozen MB.
     pa.set_memory_pool(pa.system_memory_pool())
-    # oneDNN keeps what it compiled for each shape of a product, 1,024 of them by default. Read at its first product.
+    # oneDNN keeps what it compiled for each shape of a product, and so does torch's own layer over it: 1,024 of them by
+    # default, with their memory. Both are read at the first product.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _ONEDNN_PRIMITIVES)
+    os.environ.setdefault("LRU_CACHE_CAPACITY", _PRODUCTS)

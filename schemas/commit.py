@@ -48,6 +48,8 @@ def store_parts(
             path = part_path(shard, part.entry.name)
             stored = writer.submit(store.create_content_addressed, path, part.data, part.entry.num_bytes)
             entries.append(part.entry)
+            # Its bytes are the writer's now, which lets them go once they are stored: not when the next part is whole.
+            del part
         if stored is not None:
             stored.result()
     return tuple(entries)

@@ -1,6 +1,7 @@
 """Attention over packed captions: one dense call for each run of equally long ones.
 
-Letters of shapes: N tokens, B captions, H heads, C channels of a head; R and L, captions and tokens of a run.
+Letters of shapes: N tokens, B captions, F these and what fills up their number, H heads, C channels of a head; R and L,
+captions and tokens of a run.
 """
 
 from __future__ import annotations
@@ -37,17 +38,23 @@ def attend(
     return out_NHC.view(num_tokens, heads * width)
 
 
-def attend_from_eos(q_BHC: torch.Tensor, kv_N2HC: torch.Tensor, packed: PackedTokens) -> torch.Tensor:
+def attend_from_eos(q_FHC: torch.Tensor, kv_N2HC: torch.Tensor, packed: PackedTokens) -> torch.Tensor:
     """Causal attention from each caption's EOS alone.
 
+    Args:
+        q_FHC: Queries of the B captions, and what fills up their number.
+        kv_N2HC: Keys and values.
+        packed: The batch.
+
     Returns:
-        [B, H * C].
+        [F, H * C], zero past the last caption.
     """
     _, _, heads, width = kv_N2HC.shape
-    out_BHC = torch.empty_like(q_BHC)
+    out_FHC = torch.empty_like(q_FHC)
     for run, tokens, rows in packed.slices():
         k, v = kv_N2HC[tokens].view(run.num_rows, run.length, 2, heads, width).permute(2, 0, 3, 1, 4)
         seen_RL = packed.positions[tokens].view(run.num_rows, run.length) <= packed.positions[packed.eos[rows]][:, None]
-        found_RH1C = F.scaled_dot_product_attention(q_BHC[rows, :, None], k, v, attn_mask=seen_RL[:, None, None])
-        out_BHC[rows] = found_RH1C[:, :, 0]
-    return out_BHC.view(len(q_BHC), heads * width)
+        found_RH1C = F.scaled_dot_product_attention(q_FHC[rows, :, None], k, v, attn_mask=seen_RL[:, None, None])
+        out_FHC[rows] = found_RH1C[:, :, 0]
+    out_FHC[len(packed.eos) :] = 0
+    return out_FHC.view(len(q_FHC), heads * width)

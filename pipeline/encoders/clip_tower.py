@@ -19,6 +19,9 @@ from pipeline.encoders.packed import PackedTokens
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
 
+_EOS_STEP = 32
+"""The captions of a batch are filled up to a multiple of this where only their EOS is computed."""
+
 
 class ClipLayer(nn.Module):
     """One layer. Takes over the modules it is given.
@@ -52,12 +55,13 @@ class ClipLayer(nn.Module):
         return self._mlp(hidden_ND + self.out(attend(qkv_N3HC, packed)))
 
     def at_eos(self, hidden_ND: torch.Tensor, packed: PackedTokens) -> torch.Tensor:
-        """[B, D], what `forward` gives at each caption's EOS."""
+        """[F, D], what `forward` gives at each EOS. F is B filled up: every new size of a product costs memory."""
         normed_ND, width = self.norm_1(hidden_ND), hidden_ND.shape[1]
         weight, bias = self.qkv.weight, self.qkv.bias
-        q_BHC = F.linear(normed_ND[packed.eos], weight[:width], bias[:width]).unflatten(1, (self._heads, -1))
+        eos_F = F.pad(packed.eos, (0, -len(packed.eos) % _EOS_STEP))
+        q_FHC = F.linear(normed_ND[eos_F], weight[:width], bias[:width]).unflatten(1, (self._heads, -1))
         kv_N2HC = F.linear(normed_ND, weight[width:], bias[width:]).view(len(hidden_ND), 2, self._heads, -1)
-        return self._mlp(hidden_ND[packed.eos] + self.out(attend_from_eos(q_BHC, kv_N2HC, packed)))
+        return self._mlp(hidden_ND[eos_F] + self.out(attend_from_eos(q_FHC, kv_N2HC, packed)))
 
     def _mlp(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden + self.fc_2(self._activation(self.fc_1(self.norm_2(hidden))))
@@ -96,5 +100,7 @@ class ClipTower(nn.Module):
         for layer in before:
             hidden_ND = layer(hidden_ND, packed)
         assert isinstance(last, ClipLayer)
-        eos_BD = self.final_norm(last.at_eos(hidden_ND, packed))
-        return EncoderOutput(hidden=hidden_ND[: packed.num_tokens], pooled=eos_BD @ self._projection, eos=eos_BD)
+        eos_FD = self.final_norm(last.at_eos(hidden_ND, packed))
+        pooled_FP, num_captions = eos_FD @ self._projection, len(packed.eos)
+        hidden_ND = hidden_ND[: packed.num_tokens]
+        return EncoderOutput(hidden=hidden_ND, pooled=pooled_FP[:num_captions], eos=eos_FD[:num_captions])

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 import schemas.commit
-from schemas.commit import StoredRejects, commit, prepare_rejects
+from schemas.commit import StoredRejects, commit, prepare_rejects, store_parts
 from schemas.errors import ContractError, MissingObjectError
-from schemas.ledger import LedgerRecord, part_path, read_record, record_path, rejects_path
+from schemas.ledger import LedgerRecord, Part, part_path, read_record, record_path, rejects_path
 from schemas.limits import MAX_DOCUMENT_BYTES
+from schemas.manifest import Layout
+from schemas.parts import BuiltPart
 from schemas.rejects import Reject, load_rejects
 from schemas.storage import Store
 from tests.datasets import make_manifest, samples, write_shard
@@ -140,3 +148,40 @@ def test_a_record_whose_answer_was_lost_is_ones_own(
     assert commit(store, record, REJECTS)
     monkeypatch.undo()
     assert not commit(store, record, REJECTS), "there already, by whomever"
+
+
+def test_a_stored_part_is_let_go_while_the_next_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts are what bounds a worker's memory: a stored one must not wait for the next."""
+    stored = threading.Event()
+    held: list[bool] = []
+
+    class Recorded(Store):
+        def create_content_addressed(self, path: str, chunks: Iterable[bytes], num_bytes: int) -> bool:
+            new = super().create_content_addressed(path, chunks, num_bytes)
+            stored.set()
+            return new
+
+    class Pieces(list[bytes]):
+        """A list that can be watched."""
+
+    def built(name: str) -> tuple[BuiltPart, weakref.ref[Pieces]]:
+        pieces, digest = Pieces([b"abc"]), hashlib.sha256(b"abc").hexdigest()
+        return BuiltPart(Part(name=name, num_bytes=3, sha256=digest, chunks=()), pieces), weakref.ref(pieces)
+
+    def parts(*_: object) -> Iterator[BuiltPart]:
+        first, watched = built("txt-00000-0123456789abcdef.arrow")
+        waiting = [first]
+        del first
+        yield waiting.pop()
+        assert stored.wait(10)
+        deadline = time.monotonic() + 10
+        while watched() is not None and time.monotonic() < deadline:
+            time.sleep(0.01)  # the writer's thread has returned, and is about to let go
+        held.append(watched() is not None)
+        yield built("txt-00001-0123456789abcdef.arrow")[0]
+
+    monkeypatch.setattr(schemas.commit, "build_parts", parts)
+    layout = Layout(container="arrow", chunk_rows=1, part_bytes=1)
+    entries = store_parts(Recorded(str(tmp_path)), [], pa.schema([]), "txt", "s", layout)
+    assert len(entries) == 2
+    assert held == [False]

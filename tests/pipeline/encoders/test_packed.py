@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
 from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
 from pipeline.encoders.packed import pack_tokens
@@ -80,6 +82,28 @@ def test_what_fills_a_batch_changes_nothing(name: str, sd3: Path) -> None:
     for left, right in zip(vars(plain).values(), vars(filled).values(), strict=True):
         if left is not None:
             torch.testing.assert_close(left, right, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["clip_l", "clip_g"])
+def test_products_of_few_sizes_are_computed_however_many_captions_a_batch_has(name: str, sd3: Path) -> None:
+    """torch keeps what it compiled for each size, so sizes without number are memory without bound."""
+    encoder = load(name, sd3, padding="none")
+    sizes: set[int] = set()
+
+    class Recorded(TorchFunctionMode):
+        def __torch_function__(self, function: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if function in (torch.nn.functional.linear, torch.Tensor.matmul, torch.Tensor.__matmul__):
+                sizes.add(len(args[0]))
+            return function(*args, **(kwargs or {}))
+
+    for num_captions in range(1, 65):
+        ids = encoder.tokenizer([f"cat {number}" for number in range(num_captions)]).ids
+        with Recorded():
+            output = encoder.encode_packed(encoder.pack(ids, num_computed=512))
+        assert output.pooled is not None
+        assert output.eos is not None
+        assert len(output.pooled) == len(output.eos) == num_captions
+    assert sizes == {32, 64, 512}
 
 
 def test_flops_are_those_of_the_design(sd3: Path) -> None:
