@@ -171,7 +171,7 @@ def test_a_stored_part_is_let_go_while_the_next_is_built(tmp_path: Path, monkeyp
     def parts(*_: object) -> Iterator[BuiltPart]:
         first, watched = built("txt-00000-0123456789abcdef.arrow")
         waiting = [first]
-        del first
+        del first  # as in `build_parts`, no name here holds what was handed out
         yield waiting.pop()
         assert stored.wait(10)
         deadline = time.monotonic() + 10
