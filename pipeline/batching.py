@@ -1,9 +1,9 @@
 """Which captions go through an encoder together: as many as a budget of tokens holds.
 
 Captions that are encoded without padding are sorted by length, so that equally long ones are neighbours, which
-attention takes in one call (`encoders/packed.py`). A batch is then filled up to a multiple of 64 tokens: kernels are
-compiled for each new size of a product, and kept, and with every size that batches can have these were most of the
-memory a CPU worker grew by. Filling is one or two percent of a full batch, and all the padding there is.
+torch's attention takes in one call (`encoders/packed.py`). A batch is then filled up to one of few numbers of tokens
+(`round_up_size`): what libraries keep for each new size of a product was most of the memory that a CPU worker grew by.
+Filling is one or two percent of a full batch, and all the padding there is.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.encoders.packed import SIZE_STEP, largest_size
 from schemas.identity import Padding
-
-_TOKENS_STEP = 64
 
 
 class Batches:
@@ -43,7 +42,7 @@ class Batches:
             budget_tokens: Bound on the batch's tokens, filling included.
         """
         before = int(self._ends[self._next - 1]) if self._next else 0
-        room = max(budget_tokens // _TOKENS_STEP * _TOKENS_STEP, 1)
+        room = max(largest_size(budget_tokens, SIZE_STEP), 1)
         stop = int(np.searchsorted(self._ends, before + room, side="right"))
         rows = self._order[self._next : max(stop, self._next + 1)]
         self._next += len(rows)
@@ -52,8 +51,3 @@ class Batches:
     def put_back(self, rows: npt.NDArray[np.int64]) -> None:
         """Undoes the last `take`, which gave these."""
         self._next -= len(rows)
-
-
-def filled_up(num_tokens: int) -> int:
-    """What a batch of so many tokens is filled up to."""
-    return -(-num_tokens // _TOKENS_STEP) * _TOKENS_STEP

@@ -17,10 +17,11 @@ import numpy.typing as npt
 import torch
 
 from pipeline.batch_budget import measured_batch_tokens
-from pipeline.batching import Batches, filled_up
+from pipeline.batching import Batches
 from pipeline.counters import Counters
 from pipeline.encoded import CaptionTensors, EncodedBatch, EncodedCaption, EncodedWindow
 from pipeline.encoders import EncoderOutput, TextEncoder
+from pipeline.encoders.packed import SIZE_STEP, round_up_size
 from pipeline.repeated_captions import RepeatedCaptions
 from pipeline.transfer import Transfer
 from pipeline.windows import Window
@@ -114,7 +115,7 @@ class EncodeEngine:
         stored = np.full_like(lengths, identity.max_tokens) if identity.padding == "max_length" else lengths
         batches = Batches(lengths, padding=identity.padding, max_tokens=identity.max_tokens)
         while len(rows := batches.take(self.batch_tokens)):
-            num_computed = filled_up(int(stored[rows].sum()))
+            num_computed = round_up_size(int(stored[rows].sum()), SIZE_STEP)
             try:
                 output = self._encode(encoder, [ids[row] for row in rows], num_computed)
                 wait = self._transfer.start(output, stored[rows], identity.storage_dtype)

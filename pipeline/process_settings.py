@@ -19,6 +19,8 @@ def apply_process_settings(num_threads: int) -> None:
     """
     torch.set_num_threads(num_threads)
     pa.set_cpu_count(num_threads)
+    # On Hopper torch prefers cuDNN's attention, which builds a plan of 20-40 ms for every shape, in every thread.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     # Arrow's own allocator keeps what it frees; chunks come and go by the dozen MB.
     pa.set_memory_pool(pa.system_memory_pool())
     # oneDNN keeps what it compiled for each shape of a product, and so does torch's own layer over it: 1,024 of them by

@@ -97,7 +97,9 @@ class ShardEncoder:
         self._dataset = dataset
         self._run_id = run_id
         self._device = device
-        self._versions = library_versions()
+        # What was chosen for this device decides the last bits of the values.
+        chosen = {f"operations.{name}": encoder.tower.operations.describe() for name, encoder in encoders.items()}
+        self._versions = library_versions() | chosen
         self._live: dict[str, Counters] = {}
 
     def encode(self, tar: InputTar, groups: Sequence[str], attempt: int) -> ShardResult:

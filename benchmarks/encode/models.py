@@ -10,15 +10,17 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedModel, T5Config, T5EncoderModel
 
 from benchmarks.encode.sizes import CLIP_TOKENS, T5_TOKENS, Size, Tower
 from pipeline.encoders import TextEncoder
 from pipeline.encoders.clip_huggingface import huggingface_clip
+from pipeline.encoders.clip_tower import ClipTower
 from pipeline.encoders.demo_vocabulary import demo_t5_tokenizer
 from pipeline.encoders.demo_weights import clip_tokenizer
+from pipeline.encoders.operations import Operations, TowerSizes, choose_operations
 from pipeline.encoders.t5 import t5
+from pipeline.encoders.t5_tower import T5Tower
 from pipeline.tokenizers import CaptionTokenizer, HuggingFaceTokenizer
 from schemas.identity import ENCODER_NAMES, ComputeDtype, EncoderIdentity, EncoderName, Padding
 
@@ -78,21 +80,39 @@ class OurEncoders:
         self.size = models.size
         self.dtype = models.dtype
         self._device = models.device
-        self._towers: dict[EncoderName, nn.Module] = {}
+        self._towers: dict[EncoderName, ClipTower | T5Tower] = {}
         for name, module in models.modules.items():
             # What makes a tower takes the module apart.
             mine = module if take_over else copy.deepcopy(module)
             is_t5 = isinstance(mine, T5EncoderModel)
-            self._towers[name] = t5(mine.encoder, T5_TOKENS, in_float8=False) if is_t5 else huggingface_clip(mine)
+            operations = self._operations(name)
+            self._towers[name] = (
+                t5(mine.encoder, T5_TOKENS, operations=operations, in_float8=False)
+                if is_t5
+                else huggingface_clip(mine, operations)
+            )
 
     def encoders(self, padding: Padding, t5_tokens: int) -> dict[str, TextEncoder]:
-        """The three of them under a padding policy; all policies share the weights."""
+        """The three of them under a padding policy; all policies share weights and operations."""
         found: dict[str, TextEncoder] = {}
         for name in ENCODER_NAMES:
             tokenizer = caption_tokenizer(name, t5_tokens if name == "t5" else CLIP_TOKENS)
             identity = self._identity(name, tokenizer, padding)
             found[name] = TextEncoder(self._towers[name], tokenizer, identity, self._device, eos_id=tokenizer.eos_id)
         return found
+
+    def _operations(self, name: EncoderName) -> Operations:
+        tower = self.size.towers[name]
+        sizes = TowerSizes(
+            width=tower.width,
+            mlp_width=tower.inner,
+            heads=tower.heads,
+            channels=tower.head_width,
+            max_tokens=T5_TOKENS if name == "t5" else CLIP_TOKENS,
+            padding="none",
+            is_causal=name != "t5",
+        )
+        return choose_operations(sizes, dtype=self.dtype, device=self._device, in_float8=False)
 
     def _identity(self, name: EncoderName, tokenizer: CaptionTokenizer, padding: Padding) -> EncoderIdentity:
         tower = self.size.towers[name]

@@ -8,8 +8,9 @@ tensor_files.py      reading tensors one at a time; their digest
 towers.py            a module without weights, checked against the tensors, and filling it
 clip_huggingface.py  clip_open_clip.py  t5.py      the architectures: from a library's module to a tower of ours
 packed.py            captions side by side without padding, what the towers compute on
-attention.py  clip_tower.py  t5_tower.py           the towers
-linear.py  float8.py  compiled.py                  what they are made of
+clip_tower.py  t5_tower.py                         the towers
+operations.py  attention.py  kernels.py            their operations: torch's, and Triton kernels on CUDA
+linear.py  float8.py                               their products
 base.py              a tower with its tokenizer and identity
 find_tokenizer.py    the tokenizer that belongs to a checkpoint
 load.py              all of it together

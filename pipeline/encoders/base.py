@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from pipeline.encoders.operations import Operations
 from pipeline.encoders.packed import PackedTokens, pack_tokens
 from pipeline.tokenizers import CaptionTokenizer
 from schemas.identity import EncoderIdentity, EncoderName, Padding
@@ -30,11 +31,23 @@ class EncoderOutput:
     eos: torch.Tensor | None
 
 
+class Tower(nn.Module):
+    """A text tower: gives the `EncoderOutput` of `PackedTokens`.
+
+    Args:
+        operations: Implementations that it computes with.
+    """
+
+    def __init__(self, operations: Operations) -> None:
+        super().__init__()
+        self.operations = operations
+
+
 class TextEncoder:
     """One frozen text tower with its tokenizer.
 
     Args:
-        tower: Gives the `EncoderOutput` of `PackedTokens`.
+        tower: On the device.
         tokenizer: Makes the ids.
         identity: Everything that decides the values.
         device: Where the weights are and the outputs will be.
@@ -52,7 +65,7 @@ class TextEncoder:
 
     def __init__(
         self,
-        tower: nn.Module,
+        tower: Tower,
         tokenizer: CaptionTokenizer,
         identity: EncoderIdentity,
         device: torch.device,

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModelWithProjection
+from transformers.activations import QuickGELUActivation
 
 from pipeline.encoders.checkpoints import Checkpoint
 from pipeline.encoders.clip_tower import ClipLayer, ClipTower
 from pipeline.encoders.linear import joined
+from pipeline.encoders.operations import Operations
 from pipeline.encoders.towers import TextTower, match_tensors
 from schemas.errors import ConfigError
 
@@ -20,13 +22,13 @@ _LEGACY_EOS_ID = 2
 _PROJECTION = "text_projection.weight"
 
 
-def huggingface_clip(module: nn.Module) -> ClipTower:
+def huggingface_clip(module: nn.Module, operations: Operations) -> ClipTower:
     """The tower of a `CLIPTextModelWithProjection` that has its weights; takes them over."""
     assert isinstance(module, CLIPTextModelWithProjection)
     text, heads = module.text_model, module.config.num_attention_heads
     layers = []
     for layer in text.encoder.layers:
-        attention = layer.self_attn
+        attention, activation = layer.self_attn, layer.mlp.activation_fn
         layers.append(
             ClipLayer(
                 layer.layer_norm1,
@@ -36,7 +38,8 @@ def huggingface_clip(module: nn.Module) -> ClipTower:
                 layer.mlp.fc1,
                 layer.mlp.fc2,
                 heads,
-                layer.mlp.activation_fn,
+                operations.quick_gelu if isinstance(activation, QuickGELUActivation) else activation,
+                operations,
             )
         )
         # Joining copies; the originals would stay as long as the module.
@@ -48,6 +51,7 @@ def huggingface_clip(module: nn.Module) -> ClipTower:
         layers,
         text.final_layer_norm,
         module.text_projection.weight.t(),
+        operations,
     )
 
 

@@ -14,6 +14,7 @@ from pipeline.encoders.checkpoints import Checkpoint
 from pipeline.encoders.clip_tower import ClipLayer, ClipTower
 from pipeline.encoders.config import option
 from pipeline.encoders.linear import linear
+from pipeline.encoders.operations import Operations
 from pipeline.encoders.tensor_files import TensorFiles
 from pipeline.encoders.towers import TextTower, match_tensors
 from schemas.errors import ConfigError
@@ -39,7 +40,7 @@ _FIXED: dict[str, tuple[object, ...]] = {
 }
 
 
-def open_clip(module: nn.Module) -> ClipTower:
+def open_clip(module: nn.Module, operations: Operations) -> ClipTower:
     """The tower of open_clip's `TextTransformer` that has its weights; takes them over."""
     assert isinstance(module, TextTransformer)
     assert isinstance(module.text_projection, nn.Parameter)
@@ -52,12 +53,18 @@ def open_clip(module: nn.Module) -> ClipTower:
             block.mlp.c_fc,
             block.mlp.c_proj,
             block.attn.num_heads,
-            block.mlp.gelu,
+            operations.quick_gelu if isinstance(block.mlp.gelu, QuickGELU) else block.mlp.gelu,
+            operations,
         )
         for block in module.transformer.resblocks
     ]
     return ClipTower(
-        module.token_embedding.weight, module.positional_embedding, layers, module.ln_final, module.text_projection
+        module.token_embedding.weight,
+        module.positional_embedding,
+        layers,
+        module.ln_final,
+        module.text_projection,
+        operations,
     )
 
 

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from typing import get_args
 
 import torch
-from torch import nn
 
 from pipeline.encoders.base import TextEncoder
 from pipeline.encoders.checkpoints import Checkpoint, find_checkpoint
 from pipeline.encoders.clip_huggingface import huggingface_clip, huggingface_clip_tower
 from pipeline.encoders.clip_open_clip import open_clip, open_clip_tower
+from pipeline.encoders.clip_tower import ClipTower
 from pipeline.encoders.config import EncoderConfig, require_max_tokens
 from pipeline.encoders.find_tokenizer import load_tokenizer
 from pipeline.encoders.float8 import require_float8
+from pipeline.encoders.operations import Operations, TowerSizes, choose_operations
 from pipeline.encoders.t5 import t5, t5_tower
+from pipeline.encoders.t5_tower import T5Tower
 from pipeline.encoders.towers import TextTower, digest_weights, fill_tower
 from pipeline.tokenizers import CaptionTokenizer
 from schemas.errors import ConfigError
@@ -63,12 +65,17 @@ def load_encoder(
     """
     _require_choices(name, padding, compute_dtype, storage_dtype)
     parts = _open(name, config)
-    dtype, device = torch.bfloat16 if compute_dtype == "float8" else getattr(torch, compute_dtype), torch.device(device)
-    if compute_dtype == "float8":
-        require_float8(device)
+    in_float8, device = compute_dtype == "float8", torch.device(device)
+    dtype = torch.bfloat16 if in_float8 else getattr(torch, compute_dtype)
+    sizes = _sizes(parts, padding)
+    if in_float8:
+        widths = {"width": sizes.width, "heads": sizes.heads * sizes.channels, "MLP width": sizes.mlp_width}
+        require_float8(device, widths)
     weights_sha256 = fill_tower(parts.tower, parts.checkpoint.tensors, dtype=dtype, device=device)
     identity = _identity(parts, weights_sha256, padding, compute_dtype, storage_dtype)
-    return TextEncoder(_tower(parts, compute_dtype), parts.tokenizer, identity, device, eos_id=_eos_id(parts))
+    operations = choose_operations(sizes, dtype=dtype, device=device, in_float8=in_float8)
+    tower = _tower(parts, operations, in_float8=in_float8)
+    return TextEncoder(tower, parts.tokenizer, identity, device, eos_id=_eos_id(parts))
 
 
 def describe_encoder(
@@ -98,11 +105,26 @@ def _open(name: EncoderName, config: EncoderConfig) -> _Parts:
     return _Parts(name, config, checkpoint, tower, load_tokenizer(name, config, checkpoint, tower))
 
 
-def _tower(parts: _Parts, compute_dtype: ComputeDtype) -> nn.Module:
+def _sizes(parts: _Parts, padding: Padding) -> TowerSizes:
+    numbers = {name: int(value) for name, value in parts.tower.architecture.items() if isinstance(value, int)}
+    return TowerSizes(
+        width=numbers["width"],
+        mlp_width=numbers["mlp_width"],
+        heads=numbers["heads"],
+        channels=numbers.get("head_width", numbers["width"] // numbers["heads"]),
+        max_tokens=parts.tokenizer.max_tokens,
+        padding=padding,
+        is_causal=parts.checkpoint.layout != "t5",
+    )
+
+
+def _tower(parts: _Parts, operations: Operations, *, in_float8: bool) -> ClipTower | T5Tower:
     module = parts.tower.module
     if parts.checkpoint.layout == "t5":
-        return t5(module, parts.tokenizer.max_tokens, in_float8=compute_dtype == "float8")
-    return open_clip(module) if parts.checkpoint.layout == "open_clip" else huggingface_clip(module)
+        return t5(module, parts.tokenizer.max_tokens, operations=operations, in_float8=in_float8)
+    if parts.checkpoint.layout == "open_clip":
+        return open_clip(module, operations)
+    return huggingface_clip(module, operations)
 
 
 def _eos_id(parts: _Parts) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,61 +12,70 @@ from transformers import T5Config, T5EncoderModel
 from transformers.activations import NewGELUActivation
 from transformers.models.t5.modeling_t5 import T5Stack
 
+from pipeline.encoders.attention import DistanceBias
 from pipeline.encoders.checkpoints import Checkpoint
-from pipeline.encoders.compiled import compiled
-from pipeline.encoders.float8 import Float8Linear, Quantize, quantized_rows
+from pipeline.encoders.float8 import Float8Linear
 from pipeline.encoders.linear import joined
-from pipeline.encoders.t5_tower import RmsNorm, T5Layer, T5Tower, gated_by
+from pipeline.encoders.operations import Activation, Operations
+from pipeline.encoders.t5_tower import RmsNorm, T5Layer, T5Tower
 from pipeline.encoders.towers import TextTower, match_tensors
 from schemas.errors import ConfigError
 
 _EMBEDDING = "embed_tokens.weight"
 
 
-def t5(module: nn.Module, max_tokens: int, *, in_float8: bool) -> T5Tower:
+def t5(module: nn.Module, max_tokens: int, *, operations: Operations, in_float8: bool) -> T5Tower:
     """The tower of transformers' T5 encoder stack that has its weights; takes them over.
 
     Args:
+        module: With its weights.
         max_tokens: Of the longest caption.
+        operations: Implementations.
         in_float8: Whether linear layers compute in float8.
     """
     assert isinstance(module, T5Stack)
     attention = module.block[0].layer[0].SelfAttention
     with torch.inference_mode():
-        bias_HLL = attention.compute_bias(max_tokens, max_tokens)[0]
-    # Compiled once for all layers: torch counts compilations, and gives up after some.
-    gate, quantize = _gate(module.block[0].layer[1].DenseReluDense), None
-    if in_float8:
-        quantize = compiled(quantized_rows, module.embed_tokens.weight[:64])
-    layers = [_layer(block, gate, quantize) for block in module.block]
-    return T5Tower(module.embed_tokens.weight, layers, _norm(module.final_layer_norm), bias_HLL)
+        bias = DistanceBias(attention.compute_bias(max_tokens, max_tokens)[0])
+    gate = _gate(module.block[0].layer[1].DenseReluDense, operations)
+    layers = [_layer(block, gate, operations, in_float8=in_float8) for block in module.block]
+    norm = _norm(module.final_layer_norm, operations)
+    return T5Tower(module.embed_tokens.weight, layers, norm, bias, operations)
 
 
-def _gate(mlp: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+def _gate(mlp: Any, operations: Operations) -> Activation:
     """What is between the two projections of every layer's MLP."""
     # transformers' own NewGELU is eight kernels.
-    activation = partial(F.gelu, approximate="tanh") if isinstance(mlp.act, NewGELUActivation) else mlp.act
+    is_gelu = isinstance(mlp.act, NewGELUActivation)
     if not hasattr(mlp, "wi_0"):
-        return compiled(activation, mlp.wi.weight.new_zeros(64, mlp.wi.out_features))
-    return compiled(gated_by(activation), mlp.wi_0.weight.new_zeros(64, 2 * mlp.wi_0.out_features))
+        return partial(F.gelu, approximate="tanh") if is_gelu else mlp.act
+    return operations.gated_gelu if is_gelu else _gated_by(mlp.act)
 
 
-def _layer(block: Any, gate: Callable[[torch.Tensor], torch.Tensor], quantize: Quantize | None) -> T5Layer:
+def _gated_by(activation: Activation) -> Activation:
+    def gate(both_N2M: torch.Tensor) -> torch.Tensor:
+        gate_NM, value_NM = both_N2M.chunk(2, dim=-1)
+        return activation(gate_NM) * value_NM
+
+    return gate
+
+
+def _layer(block: Any, gate: Activation, operations: Operations, *, in_float8: bool) -> T5Layer:
     """Takes a layer apart: joining copies, and the originals would stay as long as the module."""
     (first, second), attention = block.layer, block.layer[0].SelfAttention
     mlp = second.DenseReluDense
     is_gated = hasattr(mlp, "wi_0")
     qkv, wi = joined([attention.q, attention.k, attention.v]), joined([mlp.wi_0, mlp.wi_1]) if is_gated else mlp.wi
     linears = [qkv, attention.o, wi, mlp.wo]
-    heads, norms = attention.n_heads, (_norm(first.layer_norm), _norm(second.layer_norm))
+    heads, norms = attention.n_heads, (_norm(first.layer_norm, operations), _norm(second.layer_norm, operations))
     del first.SelfAttention, second.DenseReluDense, attention, mlp, block
-    if quantize is not None:
-        linears = [Float8Linear(layer.weight, quantize) for layer in linears]
-    return T5Layer(norms[0], linears[0], linears[1], norms[1], linears[2], gate, linears[3], heads)
+    if in_float8:
+        linears = [Float8Linear(layer.weight, operations) for layer in linears]
+    return T5Layer(norms[0], linears[0], linears[1], norms[1], linears[2], gate, linears[3], heads, operations)
 
 
-def _norm(module: Any) -> RmsNorm:
-    return RmsNorm(module.weight, module.variance_epsilon)
+def _norm(module: Any, operations: Operations) -> RmsNorm:
+    return RmsNorm(module.weight, module.variance_epsilon, operations)
 
 
 def t5_tower(checkpoint: Checkpoint) -> TextTower:

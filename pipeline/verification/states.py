@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.encoders import TextEncoder
-from pipeline.encoders.clip_tower import ClipTower
-from pipeline.encoders.packed import PackedTokens, Run
+from pipeline.encoders.clip_tower import ClipLayer, ClipTower
 from pipeline.encoders.t5_tower import T5Tower
 from pipeline.verification.comparison import FieldName, Tensors
 
@@ -77,7 +77,9 @@ def layer_states(encoder: TextEncoder, ids: Ids) -> list[LayerState]:
             for hook in hooks:
                 hook.remove()
         if isinstance(tower, ClipTower):
-            states += [output.hidden, tower.layers[-1](output.hidden, packed)]
+            last: ClipLayer = tower.layers[-1]  # type: ignore[assignment]  # a ModuleList has no type of its modules
+            after, _ = last(output.hidden, last.norm_1(output.hidden), packed, tower.final_norm)
+            states += [output.hidden, after]
         normed = [tower.final_norm(state) for state in states]
     return [
         LayerState(number, len(tower.layers), is_normed, _array(state))
@@ -90,7 +92,7 @@ def outputs_at(encoder: TextEncoder, ids: Ids) -> tuple[Array, Array]:
     """What a CLIP's pooled and eos would be, taken at each position instead of EOS: [T, P] and [T, D]."""
     length, packed = len(ids), encoder.pack([ids] * len(ids))
     positions = torch.arange(length)
-    moved = PackedTokens(packed.token_ids, packed.positions, positions * length + positions, (Run(length, length),))
+    moved = dataclasses.replace(packed, eos=positions * length + positions)
     output = encoder.encode_packed(moved)
     assert output.pooled is not None
     assert output.eos is not None

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.batching import Batches, filled_up
+from pipeline.batching import Batches
+from pipeline.encoders.packed import SIZE_STEP, round_up_size
 
 LENGTHS = st.lists(st.integers(1, 200), max_size=60)
 
@@ -26,10 +27,10 @@ def test_every_caption_once_within_the_budget(lengths: list[int], budget: int, p
     sizes = [200] * len(lengths) if padding == "max_length" else lengths
     for number, rows in enumerate(found):
         tokens = sum(sizes[row] for row in rows)
-        assert len(rows) == 1 or filled_up(tokens) <= budget
+        assert len(rows) == 1 or round_up_size(tokens, SIZE_STEP) <= budget
         if number + 1 < len(found):
             # Full: the next caption would not have fitted.
-            assert filled_up(tokens + sizes[found[number + 1][0]]) > min(budget // 64 * 64, budget)
+            assert round_up_size(tokens + sizes[found[number + 1][0]], SIZE_STEP) > min(budget // 64 * 64, budget)
     if padding == "none":
         assert [lengths[row] for rows in found for row in rows] == sorted(lengths, reverse=True)
     assert taken(lengths, budget, padding) == found
@@ -53,8 +54,8 @@ def test_sizes_are_few_and_filling_is_little() -> None:
         batches = Batches(lengths, padding="none", max_tokens=77)
         while len(rows := batches.take(1024)):
             tokens = int(lengths[rows].sum())
-            sizes.add(filled_up(tokens))
-            real, computed = real + tokens, computed + filled_up(tokens)
+            sizes.add(round_up_size(tokens, SIZE_STEP))
+            real, computed = real + tokens, computed + round_up_size(tokens, SIZE_STEP)
     assert max(sizes) == 1024
     assert len(sizes) <= 16
     assert real > 0.95 * computed

@@ -29,3 +29,18 @@ def test_products_of_many_sizes_leave_little_behind() -> None:
     """By default torch keeps what it compiled for 1,024 of them, 700 MB here; on a processor without bfloat16 none."""
     done = subprocess.run([sys.executable, "-c", _MANY_SIZES], stdout=subprocess.PIPE, text=True, check=True)
     assert float(done.stdout) < 200
+
+
+_CUDNN = """
+import torch
+from pipeline.process_settings import apply_process_settings
+
+assert torch.backends.cuda.cudnn_sdp_enabled()
+apply_process_settings(1)
+assert not torch.backends.cuda.cudnn_sdp_enabled()
+"""
+
+
+def test_attention_of_cudnn_is_off() -> None:
+    """It builds a plan for every shape and thread."""
+    subprocess.run([sys.executable, "-c", _CUDNN], check=True)

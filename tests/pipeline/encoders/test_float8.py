@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.encoders.float8 import Float8Linear, quantized_rows, require_float8
+from pipeline.encoders.float8 import Float8Linear, require_float8
+from pipeline.encoders.operations import TORCH_OPERATIONS
 from schemas.errors import ConfigError
 from tests.checkpoints import small_clip, small_t5, write_sd3
 from tests.pipeline.encoders.encoding import encode, load
@@ -30,7 +31,7 @@ def test_a_layer_is_as_close_as_three_bits_of_mantissa_allow() -> None:
     # Scales per row and per output: neither large tokens nor large outputs cost the others their precision.
     inputs = (torch.randn(20, 64, generator=random) * torch.logspace(-3, 3, 20)[:, None]).bfloat16()
     weight *= torch.logspace(-2, 2, 48)[:, None].bfloat16()
-    actual, expected = Float8Linear(weight, quantized_rows)(inputs), inputs.float() @ weight.float().t()
+    actual, expected = Float8Linear(weight, TORCH_OPERATIONS)(inputs), inputs.float() @ weight.float().t()
     assert actual.dtype == torch.bfloat16
     error = (actual.float() - expected).norm(dim=1) / expected.norm(dim=1)
     assert 0.001 < error.max() < 0.1
@@ -38,7 +39,7 @@ def test_a_layer_is_as_close_as_three_bits_of_mantissa_allow() -> None:
     # The largest token decides here, and an output of it may be near zero: the middle one, and the smallest scales.
     assert per_output.median() < 0.1
     assert per_output[:10].median() < 0.1
-    assert not Float8Linear(weight, quantized_rows)(torch.zeros(3, 64).bfloat16()).any()
+    assert not Float8Linear(weight, TORCH_OPERATIONS)(torch.zeros(3, 64).bfloat16()).any()
 
 
 def test_t5_is_close_and_says_so(sd3: Path) -> None:
@@ -62,6 +63,12 @@ def test_a_gpu_without_float8_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA A100")
     with pytest.raises(ConfigError, match=r"float8-unsupported[\s\S]*A100"):
-        require_float8(torch.device("cuda"))
+        require_float8(torch.device("cuda"), {"width": 64})
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
-    require_float8(torch.device("cuda"))
+    require_float8(torch.device("cuda"), {"width": 64})
+
+
+def test_widths_without_float8_kernels_are_refused() -> None:
+    require_float8(torch.device("cpu"), {"width": 4096, "MLP width": 10240})
+    with pytest.raises(ConfigError, match=r"float8-unsupported[\s\S]*MLP width 1000"):
+        require_float8(torch.device("cpu"), {"width": 4096, "MLP width": 1000})
