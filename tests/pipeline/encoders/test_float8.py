@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.encoders.float8 import Float8Linear, require_float8
 from pipeline.encoders.operations import TORCH_OPERATIONS
@@ -72,3 +73,17 @@ def test_widths_without_float8_kernels_are_refused() -> None:
     require_float8(torch.device("cpu"), {"width": 4096, "MLP width": 10240})
     with pytest.raises(ConfigError, match=r"float8-unsupported[\s\S]*MLP width 1000"):
         require_float8(torch.device("cpu"), {"width": 4096, "MLP width": 1000})
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(4096, 12288), (4096, 4096), (4096, 20480), (10240, 4096)])
+def test_products_of_t5_xxl_are_accepted_on_cuda(inputs: int, outputs: int) -> None:
+    """torch's own checks of shapes, strides and scales, on tensors without memory: no GPU is needed."""
+    with FakeTensorMode(), torch.device("cuda"):
+        layer = Float8Linear(torch.empty(outputs, inputs, dtype=torch.bfloat16), TORCH_OPERATIONS)
+        found = layer(torch.empty(8192, inputs, dtype=torch.bfloat16))
+        assert found.shape == (8192, outputs)
+        assert found.dtype == torch.bfloat16
+        with pytest.raises(RuntimeError, match="divisible by 16"):
+            Float8Linear(torch.empty(48, 24, dtype=torch.bfloat16), TORCH_OPERATIONS)(
+                torch.empty(64, 24, dtype=torch.bfloat16)
+            )
