@@ -23,6 +23,7 @@ from schemas.arrow_schema import caption_schema
 from schemas.identity import ENCODER_NAMES, CaptionIdentity, require_same
 from schemas.ledger import EncoderStats
 from schemas.manifest import Layout, Manifest
+from schemas.parts import LazyBatch
 from schemas.rejects import Reject
 
 
@@ -88,7 +89,7 @@ class CaptionPass:
         self._group = group
         self._stats: dict[str, list[int]] = {name: [0, 0, 0] for name in ENCODER_NAMES}
 
-    def batches(self, schema: pa.Schema, count: Callable[[Counters], None]) -> Generator[pa.RecordBatch, None, None]:
+    def batches(self, schema: pa.Schema, count: Callable[[Counters], None]) -> Generator[LazyBatch, None, None]:
         """The group's chunks in row order."""
 
         def counted() -> Generator[EncodedWindow, None, None]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pipeline.counters import Counters
 from schemas.ledger import EncoderStats, LatentStats
 from schemas.manifest import Layout
+from schemas.parts import LazyBatch
 from schemas.rejects import Reject
 
 
@@ -41,7 +42,7 @@ class GroupPass(Protocol):
     rejects: list[Reject]
     """Inputs that could be read but not encoded; their rows are null."""
 
-    def batches(self, schema: pa.Schema, count: Callable[[Counters], None]) -> Generator[pa.RecordBatch, None, None]:
+    def batches(self, schema: pa.Schema, count: Callable[[Counters], None]) -> Generator[LazyBatch, None, None]:
         """The group's chunks in row order; `count` is told what was done meanwhile."""
 
     def stats(self) -> Mapping[str, EncoderStats | LatentStats]:

@@ -15,7 +15,7 @@ def apply_process_settings(num_threads: int) -> None:
     """Limits the threads and the memory of this process's libraries. Call it before anything is computed.
 
     Args:
-        num_threads: Threads that torch may use, and as many again for Arrow's compression.
+        num_threads: Threads that torch may use, and as many again that encode chunks.
     """
     torch.set_num_threads(num_threads)
     pa.set_cpu_count(num_threads)

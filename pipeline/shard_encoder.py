@@ -21,6 +21,7 @@ from schemas.commit import commit, prepare_rejects, store_parts
 from schemas.latent_manifest import LATENTS_GROUP
 from schemas.ledger import LedgerRecord, Source, Writer, keys_sha256
 from schemas.manifest import FORMAT_VERSION, MANIFEST_PATH, Manifest
+from schemas.parts import encoding_pool
 from schemas.storage import Store
 
 __all__ = ["EngineSettings", "GroupResult", "ShardEncoder", "ShardResult"]
@@ -100,6 +101,7 @@ class ShardEncoder:
         # What was chosen for this device decides the last bits of the values.
         chosen = {f"operations.{name}": encoder.tower.operations.describe() for name, encoder in encoders.items()}
         self._versions = library_versions() | chosen
+        self._pool = encoding_pool()
         self._live: dict[str, Counters] = {}
 
     def encode(self, tar: InputTar, groups: Sequence[str], attempt: int) -> ShardResult:
@@ -147,7 +149,7 @@ class ShardEncoder:
         work = encoder.begin(samples, group)
         schema = encoder.schema(group, shard)
         with closing(work.batches(schema, partial(self._count, shard))) as batches:
-            parts = store_parts(self._dataset, batches, schema, group, shard, encoder.layout)
+            parts = store_parts(self._dataset, batches, schema, group, shard, encoder.layout, self._pool)
         # Damage hides nobody knows how many inputs; it stands in the record, not among the rejects that are counted.
         rejected = [reject for reject in samples.rejects_of(group) if reject.code not in DAMAGE_CODES] + work.rejects
         rejects = prepare_rejects(rejected)

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import bisect
 import io
+import itertools
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import flatbuffers
@@ -35,25 +38,36 @@ _RECORD_BATCH: Final = 3
 _ZSTD: Final = 1
 _NOT_COMPRESSED: Final = -1
 _ALIGNMENT: Final = 8
+_SMALL_BYTES: Final = 64 * 1024
+"""A copy of fewer bytes takes less time than a call of its own for them."""
 
 _FOOTER_RECORD_BATCHES: Final = 3
 _BLOCK: Final = struct.Struct("<qi4xq")
 
 
-class Message(NamedTuple):
+@dataclass(frozen=True)
+class Message:
     """An encapsulated message.
 
     Attributes:
-        data: Metadata and body.
-        metadata_bytes: The former's, prefix and padding included.
+        pieces: Metadata and body, in pieces, so that no copy of the whole is made. A buffer that is stored as it is, is
+            a view into the batch's own memory.
+        metadata_bytes: Of the metadata, prefix and padding included.
+        num_bytes: Of all pieces.
     """
 
-    data: bytes
+    pieces: list[bytes | memoryview]
     metadata_bytes: int
+    num_bytes: int
 
 
-def record_batch_message(batch: pa.RecordBatch) -> Message:
-    """A batch as a message, its body compressed."""
+def record_batch_message(batch: pa.RecordBatch, helpers: Executor | None = None) -> Message:
+    """A batch as a message, its body compressed.
+
+    Args:
+        batch: Any record batch, or a slice of one.
+        helpers: As for `compression.compress`.
+    """
     sink = _Sink()
     with ipc.new_stream(pa.PythonFile(sink, "w"), batch.schema) as writer:
         writer.write_batch(batch)
@@ -61,8 +75,10 @@ def record_batch_message(batch: pa.RecordBatch) -> Message:
     body = start + _PREFIX_BYTES + sink.metadata_bytes(start)
     found = declared(sink.content(start + _PREFIX_BYTES, body))
     buffers = [sink.content(body + offset, body + offset + length) for offset, length in found.buffers.tolist()]
-    pieces, places, end = [], [], 0
-    for buffer, frame in zip(buffers, compression.compress(buffers), strict=True):
+    pieces: list[bytes | memoryview] = []
+    places: list[tuple[int, int]] = []
+    end = 0
+    for buffer, frame in zip(buffers, compression.compress(buffers, helpers), strict=True):
         size = 0
         if len(buffer):
             content = buffer if frame is None else frame
@@ -72,7 +88,16 @@ def record_batch_message(batch: pa.RecordBatch) -> Message:
         places.append((end, size))
         end += size + -size % _ALIGNMENT
     metadata = _metadata(found.num_rows, found.nodes, np.array(places, np.int64).reshape(-1, 2), end)
-    return Message(b"".join([metadata, *pieces]), len(metadata))
+    return Message(_joined_where_small([metadata, *pieces]), len(metadata), len(metadata) + end)
+
+
+def _joined_where_small(pieces: Iterable[bytes | memoryview]) -> list[bytes | memoryview]:
+    """The same bytes in fewer pieces: each costs a call to hash and one to write."""
+    out: list[bytes | memoryview] = []
+    for are_small, group in itertools.groupby(pieces, lambda piece: len(piece) < _SMALL_BYTES):
+        some = list(group)
+        out += [b"".join(some)] if are_small else some
+    return out
 
 
 class _Sink:

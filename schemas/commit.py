@@ -7,8 +7,10 @@ it had already stored. What it left behind is an orphan, collected by `finalize`
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -17,7 +19,7 @@ from schemas.errors import ContractError, MissingObjectError
 from schemas.ledger import LedgerRecord, Part, RejectsObject, part_path, record_path, rejects_path
 from schemas.limits import MAX_REJECTS, MAX_REJECTS_BYTES
 from schemas.manifest import Layout
-from schemas.parts import build_parts
+from schemas.parts import LazyBatch, build_parts, encoding_pool
 from schemas.rejects import Reject, dump_rejects
 from schemas.storage import Store
 
@@ -31,28 +33,59 @@ class StoredRejects:
 
 
 def store_parts(
-    store: Store, batches: Iterable[pa.RecordBatch], schema: pa.Schema, group: str, shard: str, layout: Layout
+    store: Store,
+    batches: Iterable[pa.RecordBatch | LazyBatch],
+    schema: pa.Schema,
+    group: str,
+    shard: str,
+    layout: Layout,
+    pool: Executor | None = None,
 ) -> tuple[Part, ...]:
-    """Writes a shard's parts as their rows arrive, each while the next one is built. Nothing is committed yet.
+    """Writes a shard's parts as their rows arrive, while later ones are built. Nothing is committed yet.
+
+    Memory holds up to `parts_in_flight()` parts that are being stored, and what `build_parts` holds.
+
+    Args:
+        store: The dataset.
+        batches: The shard's chunks in row order. A generator is closed by the caller.
+        schema: From `caption_schema` or `latent_schema`.
+        group: Column group.
+        shard: Its name.
+        layout: The dataset's layout.
+        pool: From `encoding_pool`; default: one for this call.
 
     Raises:
         StorageError: A part could not be written.
+        Whatever `batches` raises. No thread works on the shard any more when this function returns or raises.
     """
     entries = []
-    with ThreadPoolExecutor(1, "store-part") as writer:
-        stored: Future[bool] | None = None
-        for part in build_parts(batches, schema, group, layout):
-            if stored is not None:
-                # One at a time: so many parts and one more are in memory.
-                stored.result()
+    with ExitStack() as stack:
+        if pool is None:
+            pool = stack.enter_context(encoding_pool())
+        stores = stack.enter_context(ThreadPoolExecutor(parts_in_flight(), "store-part"))
+        parts = stack.enter_context(closing(build_parts(batches, schema, group, layout, pool)))
+        storing: deque[Future[bool]] = deque()
+        for part in parts:
+            while storing and (len(storing) >= parts_in_flight() or storing[0].done()):
+                storing.popleft().result()
             path = part_path(shard, part.entry.name)
-            stored = writer.submit(store.create_content_addressed, path, part.data, part.entry.num_bytes)
+            storing.append(stores.submit(store.create_content_addressed, path, part.data, part.entry.num_bytes))
             entries.append(part.entry)
-            # Its bytes are the writer's now, which lets them go once they are stored: not when the next part is whole.
+            # Its bytes belong to the thread that stores it, which drops them once they are stored: not only when the
+            # next part is whole.
             del part
-        if stored is not None:
+        for stored in storing:
             stored.result()
     return tuple(entries)
+
+
+def parts_in_flight() -> int:
+    """Bound on the parts of one shard that are stored at the same time: one for each four threads, and four at most.
+
+    A bucket takes several objects faster than one. Two cores do not encode faster than one object is stored.
+    """
+    threads: int = pa.cpu_count()
+    return max(1, min(threads // 4, 4))
 
 
 def prepare_rejects(rejects: Sequence[Reject]) -> StoredRejects:

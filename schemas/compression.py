@@ -9,8 +9,9 @@ buffer is tried both ways. Whoever reads sees ordinary ZSTD frames.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, wait
 from typing import Final
 
 import pyarrow as pa
@@ -44,23 +45,42 @@ _FREQUENCIES: Final = zstandard.ZstdCompressionParameters(
 )
 
 
-def compress(buffers: Sequence[memoryview]) -> list[bytes | None]:
-    """Compresses buffers, if they are large in as many threads as Arrow may use.
+def compress(buffers: Sequence[memoryview], helpers: Executor | None = None) -> list[bytes | None]:
+    """Compresses buffers; the frames do not depend on the number of threads.
 
     Args:
         buffers: Each contiguous.
+        helpers: A pool whose idle threads compress some of the buffers, if these are large. The calling thread may
+            belong to it: it waits only for buffers that are being compressed, never for a thread to become idle.
 
     Returns:
         A ZSTD frame of each, with its size in its head; None for one that compressing would not make smaller.
     """
-    threads = min(pa.cpu_count(), len(buffers))
-    if threads > 1 and sum(map(len, buffers)) > _PARALLEL_BYTES:
-        with ThreadPoolExecutor(threads) as pool:
-            # The largest first: they are what the others would be waited for after.
-            order = sorted(range(len(buffers)), key=lambda index: -len(buffers[index]))
-            frames = dict(zip(order, pool.map(_frame, [buffers[index] for index in order]), strict=True))
-        return [frames[index] for index in range(len(buffers))]
-    return [_frame(buffer) for buffer in buffers]
+    if helpers is None or len(buffers) < 2 or sum(map(len, buffers)) <= _PARALLEL_BYTES:
+        return [_frame(buffer) for buffer in buffers]
+    # The largest first, so that no large one is left when the others are done.
+    waiting = deque(sorted(enumerate(buffers), key=lambda one: -len(one[1])))
+    frames: dict[int, bytes | None] = {}
+
+    def work() -> None:
+        while True:
+            try:
+                index, buffer = waiting.popleft()
+            except IndexError:
+                return
+            frames[index] = _frame(buffer)
+
+    helping = [helpers.submit(work) for _ in range(min(pa.cpu_count(), len(buffers)) - 1)]
+    try:
+        work()
+    finally:
+        # Calls that have not begun are cancelled. They stay in the pool's queue and must not keep buffers in memory.
+        waiting.clear()
+        wait([helper for helper in helping if not helper.cancel()])
+    for helper in helping:
+        if not helper.cancelled():
+            helper.result()
+    return [frames.pop(index) for index in range(len(buffers))]
 
 
 class _Compressors(threading.local):

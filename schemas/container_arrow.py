@@ -7,6 +7,9 @@ footer is there for everybody else's tools.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterable
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import pyarrow as pa
@@ -33,31 +36,43 @@ ChunkData: TypeAlias = bytes | bytearray | memoryview | mmap.mmap | pa.Buffer
 """A chunk's bytes, in whatever holds them."""
 
 
-class ArrowPartBuilder:
-    """Builds one Arrow IPC file, chunk by chunk."""
+@dataclass(frozen=True)
+class EncodedChunk:
+    """A chunk as it will be stored, whatever part it will be in.
+
+    Attributes:
+        pieces: Its bytes, so that no copy of the whole is made.
+        num_bytes: Of all pieces.
+        metadata_bytes: Of the metadata at their beginning, which the footer of an Arrow file states; 0 in a tar.
+    """
+
+    pieces: list[bytes | memoryview]
+    num_bytes: int
+    metadata_bytes: int
+
+
+class ArrowWriter:
+    """Encodes the chunks of Arrow IPC files, and what these files have around them. Threads may share it."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
-        self._head = FILE_HEAD + schema.serialize().to_pybytes()
-        self._blocks: list[Block] = []
-        self._num_bytes = len(self._head)
+        self.head: bytes = FILE_HEAD + schema.serialize().to_pybytes()
 
-    def add(self, batch: pa.RecordBatch) -> tuple[bytes, bytes]:
-        """Appends a chunk.
+    def encode(self, batch: pa.RecordBatch, helpers: Executor | None = None) -> EncodedChunk:
+        """A chunk's message."""
+        message = record_batch_message(batch, helpers)
+        return EncodedChunk(message.pieces, message.num_bytes, message.metadata_bytes)
 
-        Returns:
-            Bytes that come before the chunk (the file's head, once), and the chunk's own bytes.
+    def tail(self, chunks: Iterable[tuple[int, EncodedChunk]]) -> bytes:
+        """The bytes after the last chunk.
+
+        Args:
+            chunks: With their offsets in the file.
         """
-        before = b"" if self._blocks else self._head
-        message = record_batch_message(batch)
-        body_bytes = len(message.data) - message.metadata_bytes
-        self._blocks.append(Block(self._num_bytes, message.metadata_bytes, body_bytes))
-        self._num_bytes += len(message.data)
-        return before, message.data
-
-    def finish(self) -> bytes:
-        """The bytes after the last chunk."""
-        return file_end(self._schema, self._blocks)
+        blocks = [
+            Block(offset, chunk.metadata_bytes, chunk.num_bytes - chunk.metadata_bytes) for offset, chunk in chunks
+        ]
+        return file_end(self._schema, blocks)
 
 
 def read_arrow_chunk(

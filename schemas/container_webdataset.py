@@ -7,12 +7,14 @@ Each row is two members, `<key>.<group>.arrow` (a one-row Arrow IPC stream with 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from concurrent.futures import Executor
 
 import pyarrow as pa
 from pyarrow import ipc
 
 from schemas.arrow_messages import END_OF_STREAM, record_batch_message
-from schemas.container_arrow import UNREADABLE, ChunkData, undecodable
+from schemas.container_arrow import UNREADABLE, ChunkData, EncodedChunk, undecodable
 from schemas.record_batch_sizes import require_small
 from schemas.tar_members import TarMember, read_members, write_member
 
@@ -23,33 +25,32 @@ _ONE_THREAD = ipc.IpcReadOptions(use_threads=False)
 """For a single row: handing its few buffers to Arrow's threads takes longer than decompressing them."""
 
 
-class WebDatasetPartBuilder:
-    """Builds one tar, chunk by chunk."""
+class WebDatasetWriter:
+    """Encodes the chunks of tars. Threads may share it."""
+
+    head = b""
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema_message: bytes = schema.serialize().to_pybytes()
         self._group = schema.metadata[b"encode_once.group"].decode()
 
-    def add(self, batch: pa.RecordBatch) -> tuple[bytes, bytes]:
-        """Appends a chunk.
-
-        Returns:
-            Nothing before it, and the chunk's members.
-        """
-        members: list[bytes] = []
+    def encode(self, batch: pa.RecordBatch, helpers: Executor | None = None) -> EncodedChunk:
+        """The members of a chunk's rows."""
+        members: list[bytes | memoryview] = []
         for index in range(batch.num_rows):
             row = batch.slice(index, 1)
             for_machines, for_people = member_names(row.column("key")[0].as_py(), self._group)
-            members += write_member(for_machines, self._one_row_stream(row))
+            members += write_member(for_machines, self._one_row_stream(row, helpers))
             members += write_member(for_people, readable_part(row))
-        return b"", b"".join(members)
+        return EncodedChunk(members, sum(map(len, members)), 0)
 
-    def finish(self) -> bytes:
+    def tail(self, chunks: Iterable[tuple[int, EncodedChunk]]) -> bytes:  # noqa: ARG002 a tar has no table of contents
         """The end-of-archive blocks."""
         return END_OF_ARCHIVE
 
-    def _one_row_stream(self, row: pa.RecordBatch) -> bytes:
-        return self._schema_message + record_batch_message(row).data + END_OF_STREAM
+    def _one_row_stream(self, row: pa.RecordBatch, helpers: Executor | None) -> bytes:
+        # Joined: views of a row would keep the memory of the whole chunk.
+        return b"".join([self._schema_message, *record_batch_message(row, helpers).pieces, END_OF_STREAM])
 
 
 def read_webdataset_chunk(

@@ -19,7 +19,7 @@ from schemas.errors import StorageError
 from schemas.storage_errors import failed, is_without_room
 
 
-def create_local(target: Path, chunks: Iterable[bytes]) -> bool:
+def create_local(target: Path, chunks: Iterable[bytes | memoryview]) -> bool:
     """Writes a new file. The first writer wins.
 
     Returns:
@@ -95,7 +95,7 @@ def _require_regular(status: os.stat_result, target: Path) -> None:
         raise OSError(errno.EINVAL, "not a regular file", str(target))
 
 
-def _write_temporary(target: Path, chunks: Iterable[bytes]) -> Path:
+def _write_temporary(target: Path, chunks: Iterable[bytes | memoryview]) -> Path:
     """A fully written, fsynced file beside `target`; nothing is left behind if writing fails (a full disk, say)."""
     temporary = target.with_name(f"{target.name}.tmp-{uuid.uuid4().hex}")
     try:

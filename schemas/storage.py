@@ -214,7 +214,7 @@ class Store:
             return self.get(path, max_bytes=len(data)) == data
         return True
 
-    def create_content_addressed(self, path: str, chunks: Iterable[bytes], num_bytes: int) -> bool:
+    def create_content_addressed(self, path: str, chunks: Iterable[bytes | memoryview], num_bytes: int) -> bool:
         """Writes an object whose name is derived from its content, so that who wins a race does not matter.
 
         Large objects go up in parts, which object stores cannot make conditional; an existing object of the right size

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +33,7 @@ from schemas.latent_manifest import LatentManifest
 from schemas.latent_schema import LatentRows, latent_batch, latent_schema
 from schemas.ledger import LatentStats
 from schemas.manifest import Layout
+from schemas.parts import LazyBatch
 from schemas.rejects import Reject
 
 if TYPE_CHECKING:
@@ -179,7 +181,7 @@ class LatentPass:
         self._num_images: dict[str, int] = {}
         self._raw_bytes = 0
 
-    def batches(self, schema: pa.Schema, count: Callable[[Counters], None]) -> Generator[pa.RecordBatch, None, None]:
+    def batches(self, schema: pa.Schema, count: Callable[[Counters], None]) -> Generator[LazyBatch, None, None]:
         """The group's chunks in row order."""
         step, queues = self._groups.layout.chunk_rows, self._groups.queues
         with (
@@ -189,7 +191,9 @@ class LatentPass:
             for window in encoded:
                 count(window.counters + self._add(window))
                 for start in range(0, len(window.keys), step):
-                    yield self._chunk(schema, window.keys[start : start + step], window.rows[start : start + step])
+                    rows = window.rows[start : start + step]
+                    make = partial(self._chunk, schema, window.keys[start : start + step], rows)
+                    yield LazyBatch(sum(row.latents.nbytes for row in rows if row is not None), make)
 
     def stats(self) -> dict[str, LatentStats]:
         """Images by size, and bytes."""

@@ -19,7 +19,7 @@ from schemas.index import dump_index, load_index
 from schemas.latent_manifest import LatentManifest
 from schemas.latent_schema import latent_schema
 from schemas.manifest import Container, Manifest
-from schemas.parts import build_parts, check_chunk, chunk_checksum, read_chunk
+from schemas.parts import build_parts, check_chunk, chunk_checksum, encoding_pool, read_chunk
 from schemas.tar_members import read_members
 from tests.datasets import make_latent_manifest, make_manifest, samples, write_dataset
 from tests.fuzz.mutations import EDGES, mutate_bytes
@@ -36,7 +36,7 @@ ROWS = 4
 @functools.cache
 def honest_chunk(container: Container, kind: str, *, compressed: bool) -> bytes:
     """A chunk as the writer makes it, or with buffers that are not compressed, so that changes reach Arrow's checks."""
-    compress = compression.compress if compressed else lambda buffers: [None] * len(buffers)
+    compress = compression.compress if compressed else lambda buffers, _helpers: [None] * len(buffers)
     folder = scratch_folder(f"chunk-{container}-{kind}-{compressed}")
     with mock.patch("schemas.compression.compress", compress):
         if kind == "captions":
@@ -49,7 +49,8 @@ def honest_chunk(container: Container, kind: str, *, compressed: bool) -> bytes:
         latents = make_latent_manifest(container)
         schema = latent_schema(latents, "s")
         batches = latent_batches(latents, "s", pictures(latents, [f"{n}" for n in range(ROWS)], missing=[1]))
-        (part,) = build_parts(batches, schema, "latents", latents.layout)
+        with encoding_pool() as pool:
+            (part,) = build_parts(batches, schema, "latents", latents.layout, pool)
         (chunk,) = part.entry.chunks
         return b"".join(part.data)[chunk.offset : chunk.offset + chunk.num_bytes]
 

@@ -215,7 +215,7 @@ def tensor_offsets_that_wrap_around(victim: Victim) -> None:
 
 def _patch_offsets(victim: Victim, end: int) -> None:
     """Writes the rows without compression, so that offsets can be found, and changes where t5's second plane ends."""
-    with mock.patch("schemas.compression.compress", lambda buffers: [None] * len(buffers)):
+    with mock.patch("schemas.compression.compress", lambda buffers, _helpers: [None] * len(buffers)):
         victim.rewrite(lambda batches: batches)
     row_bytes = 4 * 8  # of one plane of t5's hidden
     honest = [0, row_bytes, 2 * row_bytes] if victim.is_arrow else [0, row_bytes]

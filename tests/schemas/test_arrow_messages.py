@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import hypothesis.strategies as st
 import numpy as np
 import pyarrow as pa
@@ -44,7 +47,7 @@ def read(message: bytes) -> pa.RecordBatch:
 @given(_rows, st.integers(0, 5), st.integers(0, 12))
 def test_a_batch_or_any_slice_of_it_comes_back(rows: list[dict[str, object]], start: int, length: int) -> None:
     batch = pa.RecordBatch.from_pylist(rows, _SCHEMA).slice(min(start, len(rows)), length)
-    assert read(record_batch_message(batch).data).equals(batch)
+    assert read(b"".join(record_batch_message(batch).pieces)).equals(batch)
 
 
 @given(st.lists(_rows, max_size=3))
@@ -53,8 +56,8 @@ def test_a_file_of_messages_is_an_arrow_file(rows: list[list[dict[str, object]]]
     data, blocks = FILE_HEAD + _SCHEMA.serialize().to_pybytes(), []
     for batch in batches:
         message = record_batch_message(batch)
-        blocks.append(Block(len(data), message.metadata_bytes, len(message.data) - message.metadata_bytes))
-        data += message.data
+        blocks.append(Block(len(data), message.metadata_bytes, message.num_bytes - message.metadata_bytes))
+        data += b"".join(message.pieces)
     data += file_end(_SCHEMA, blocks)
     with ipc.open_file(pa.py_buffer(data)) as reader:
         assert reader.schema.equals(_SCHEMA, check_metadata=True)
@@ -66,7 +69,7 @@ def test_a_file_of_messages_is_an_arrow_file(rows: list[list[dict[str, object]]]
 
 def test_a_stream_of_a_message_is_an_arrow_stream() -> None:
     batch = pa.RecordBatch.from_pylist([{"key": "a", "tensor": None, "number": 1, "flag": None}], _SCHEMA)
-    data = _SCHEMA.serialize().to_pybytes() + record_batch_message(batch).data + END_OF_STREAM
+    data = _SCHEMA.serialize().to_pybytes() + b"".join(record_batch_message(batch).pieces) + END_OF_STREAM
     with ipc.open_stream(pa.py_buffer(data)) as stream:
         assert list(stream) == [batch]
 
@@ -74,7 +77,7 @@ def test_a_stream_of_a_message_is_an_arrow_stream() -> None:
 def test_it_does_not_matter_in_which_pieces_arrow_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"key": "a" * n, "tensor": {"p0": bytes(range(n)), "p1": b"\1" * n}, "number": n} for n in range(200)]
     batch = pa.RecordBatch.from_pylist(rows, _SCHEMA)
-    expected = record_batch_message(batch).data
+    expected = b"".join(record_batch_message(batch).pieces)
     write = _Sink.write
 
     def in_pieces(sink: _Sink, data: bytes | pa.Buffer) -> int:
@@ -82,14 +85,14 @@ def test_it_does_not_matter_in_which_pieces_arrow_writes(monkeypatch: pytest.Mon
         return sum(write(sink, whole[start : start + 100]) for start in range(0, len(whole), 100))
 
     monkeypatch.setattr(_Sink, "write", in_pieces)
-    assert record_batch_message(batch).data == expected
+    assert b"".join(record_batch_message(batch).pieces) == expected
 
 
 def test_what_does_not_compress_is_stored_as_it_is_and_read_without_a_copy() -> None:
     random = np.random.default_rng(0)
     noise, few = random.bytes(200_000), (random.binomial(16, 0.5, 200_000).astype(np.uint8)).tobytes()
     rows = [{"key": "a", "tensor": {"p0": few, "p1": noise}, "number": 1, "flag": True}]
-    message = pa.py_buffer(record_batch_message(pa.RecordBatch.from_pylist(rows, _SCHEMA)).data)
+    message = pa.py_buffer(b"".join(record_batch_message(pa.RecordBatch.from_pylist(rows, _SCHEMA)).pieces))
     assert message.to_pybytes().count(noise) == 1
     assert message.size < len(noise) + 0.5 * len(few)
     tensor = ipc.read_record_batch(ipc.read_message(message), _SCHEMA).column("tensor")
@@ -103,7 +106,7 @@ def test_the_metadata_declare_what_arrow_would_declare() -> None:
     batch = pa.RecordBatch.from_pylist(rows, _SCHEMA)
     ours, theirs = (
         declared(memoryview(ipc.read_message(data).metadata))
-        for data in (record_batch_message(batch).data, batch.serialize())
+        for data in (b"".join(record_batch_message(batch).pieces), batch.serialize())
     )
     assert ours.num_rows == theirs.num_rows == 3
     np.testing.assert_array_equal(ours.nodes, theirs.nodes)
@@ -113,17 +116,24 @@ def test_the_metadata_declare_what_arrow_would_declare() -> None:
     assert (ours.buffers[:, 0] % 8 == 0).all()
 
 
-@pytest.mark.parametrize("num_threads", [1, 2])
-def test_the_bytes_do_not_depend_on_the_number_of_threads(num_threads: int) -> None:
+@pytest.mark.parametrize("num_threads", [1, 2, 8])
+def test_the_bytes_do_not_depend_on_the_number_of_threads(threads: Callable[[int], None], num_threads: int) -> None:
     random = np.random.default_rng(1)
     planes = [(random.normal(size=400_000) * 8).astype(np.int8).tobytes() for _ in range(16)]
     rows = [{"key": str(n), "tensor": {"p0": plane, "p1": plane[::-1]}} for n, plane in enumerate(planes)]
     batch = pa.RecordBatch.from_pylist(rows, _SCHEMA)
-    before = pa.cpu_count()
-    try:
-        pa.set_cpu_count(1)
-        expected = record_batch_message(batch).data
-        pa.set_cpu_count(num_threads)
-        assert record_batch_message(batch).data == expected
-    finally:
-        pa.set_cpu_count(before)
+    expected = b"".join(record_batch_message(batch).pieces)
+    threads(num_threads)
+    with ThreadPoolExecutor(num_threads) as pool:
+        # In a thread of the pool, as chunks are encoded: the only one there may be.
+        message = pool.submit(record_batch_message, batch, pool).result(60)
+    assert b"".join(message.pieces) == expected
+    assert message.num_bytes == len(expected)
+
+
+def test_small_buffers_come_together_and_large_ones_uncopied() -> None:
+    large = np.random.default_rng(0).bytes(200_000)
+    rows = [{"key": "a", "tensor": {"p0": b"x", "p1": large}, "number": 1, "flag": True}]
+    message = record_batch_message(pa.RecordBatch.from_pylist(rows, _SCHEMA))
+    assert [len(piece) == len(large) for piece in message.pieces] == [False, True, False]
+    assert isinstance(message.pieces[1], memoryview)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import hypothesis.strategies as st
 import ml_dtypes
 import numpy as np
 import pyarrow as pa
+import pytest
 import zstandard
 from hypothesis import given
 
+from schemas import compression
 from schemas.compression import compress
 
 
@@ -65,3 +73,66 @@ def test_what_repeats_is_found() -> None:
 def test_noise_and_what_is_tiny_are_left_alone() -> None:
     noise = np.random.default_rng(0).bytes(300_000)
     assert compress([memoryview(noise), memoryview(b""), memoryview(b"\0" * 16)]) == [None, None, None]
+
+
+LARGE = [memoryview(plane(400, 4096)) for _ in range(4)]
+"""Large enough to be shared among threads."""
+
+
+def test_helpers_compress_the_same_at_the_same_time(
+    threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads(4)
+    expected, frame = compress(LARGE), compression._frame
+    together = threading.Barrier(3, timeout=60)
+    calls = itertools.count()
+
+    def watched(buffer: memoryview) -> bytes | None:
+        if next(calls) < 3:
+            together.wait()  # for the other two
+        return frame(buffer)
+
+    monkeypatch.setattr(compression, "_frame", watched)
+    with ThreadPoolExecutor(2) as pool:
+        assert compress(LARGE, pool) == expected
+    assert next(calls) == len(LARGE)
+
+
+def test_a_full_pool_is_not_waited_for(threads: Callable[[int], None]) -> None:
+    """All its threads may be encoding chunks that ask for help themselves."""
+    threads(2)
+    expected = compress(LARGE)
+    with ThreadPoolExecutor(2) as pool:
+        found = [pool.submit(compress, LARGE, pool) for _ in range(6)]
+        assert [future.result(60) for future in found] == [expected] * 6
+
+
+@pytest.mark.parametrize("failing", [0, 3])
+def test_a_helper_that_fails_is_heard(
+    threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    threads(4)
+    frame = compression._frame
+
+    def fail(buffer: memoryview) -> bytes | None:
+        if buffer is LARGE[failing]:
+            raise MemoryError("no room")
+        return frame(buffer)
+
+    monkeypatch.setattr(compression, "_frame", fail)
+    with ThreadPoolExecutor(2) as pool, pytest.raises(MemoryError, match="no room"):
+        compress(LARGE, pool)
+
+
+def test_a_call_for_help_that_came_too_late_keeps_no_buffer(threads: Callable[[int], None]) -> None:
+    threads(4)
+    let_go = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(let_go.wait, 60)
+        array = np.frombuffer(bytearray(LARGE[0]), np.uint8)
+        watched = weakref.ref(array)
+        frames = compress([memoryview(array)] * 2, pool)
+        del array
+        assert watched() is None
+        let_go.set()
+    assert len(frames) == 2

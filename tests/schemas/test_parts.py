@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ from schemas.arrow_schema import caption_batch, caption_schema
 from schemas.errors import DamagedDataError
 from schemas.identity import ENCODER_NAMES
 from schemas.manifest import CONTAINER_SUFFIX, Container, Manifest
-from schemas.parts import BuiltPart, build_parts, check_chunk, read_chunk
+from schemas.parts import BuiltPart, build_parts, check_chunk, chunks_in_flight, encoding_pool, read_chunk
 from tests.datasets import Sample, encoder_rows, make_manifest, samples
 
 pytestmark = pytest.mark.parametrize("container", ["arrow", "webdataset"])
@@ -33,7 +34,8 @@ def batches(manifest: Manifest, rows: Sequence[Sample]) -> list[pa.RecordBatch]:
 
 def build(manifest: Manifest, rows: Sequence[Sample]) -> list[BuiltPart]:
     schema = caption_schema(manifest, "txt", "s")
-    return list(build_parts(batches(manifest, rows), schema, "txt", manifest.layout))
+    with encoding_pool() as pool:
+        return list(build_parts(batches(manifest, rows), schema, "txt", manifest.layout, pool))
 
 
 def test_names_sizes_and_chunk_tables(container: str) -> None:
@@ -65,22 +67,24 @@ def test_a_part_does_not_grow_with_the_shard(container: str) -> None:
     assert [len(part.entry.chunks) for part in single] == [1, 1, 1]
 
 
-def test_rows_are_packed_as_they_come(container: str) -> None:
-    """No more than one part is held: the second chunk of a part is not asked for before the first part is out."""
+def test_rows_are_packed_as_they_come(container: str, threads: Callable[[int], None]) -> None:
+    """Beside the chunks in flight no more than one part is held."""
+    threads(1)
     manifest = make_manifest(container, part_bytes=1)
     asked: list[int] = []
 
-    def source() -> object:
-        for number, batch in enumerate(batches(manifest, samples(16))):
+    def source() -> Iterator[pa.RecordBatch]:
+        for number, batch in enumerate(batches(manifest, samples(40))):
             asked.append(number)
             yield batch
 
     schema = caption_schema(manifest, "txt", "s")
-    building = build_parts(source(), schema, "txt", manifest.layout)
-    next(building)
-    assert asked == [0, 1]
-    next(building)
-    assert asked == [0, 1, 2]
+    with encoding_pool() as pool, closing(build_parts(source(), schema, "txt", manifest.layout, pool)) as building:
+        for number, part in enumerate(building):
+            assert len(part.entry.chunks) == 1
+            # Its own chunk, the next, which did not fit, and those in flight.
+            assert len(asked) <= number + 2 + chunks_in_flight()
+    assert len(asked) == 10
 
 
 def test_the_same_rows_make_the_same_bytes(container: str) -> None:

@@ -12,13 +12,13 @@ from trainer.stream.decode import held_bytes
 
 def decoded(planes: list[bytes]) -> tuple[pa.RecordBatch, pa.Buffer]:
     batch = pa.RecordBatch.from_pydict({str(n): pa.array([plane], pa.large_binary()) for n, plane in enumerate(planes)})
-    data = pa.py_buffer(record_batch_message(batch).data)
+    data = pa.py_buffer(b"".join(record_batch_message(batch).pieces))
     return ipc.read_record_batch(ipc.read_message(data), batch.schema), data
 
 
 def test_a_batch_that_was_all_compressed_keeps_its_own_bytes() -> None:
     batch = pa.RecordBatch.from_pydict({"p0": pa.array([b"\1" * 100_000] * 9, pa.large_binary())})
-    data = pa.py_buffer(record_batch_message(batch).data)
+    data = pa.py_buffer(b"".join(record_batch_message(batch).pieces))
     found = ipc.read_record_batch(ipc.read_message(data), batch.schema)
     assert found.nbytes <= held_bytes(found, data) < found.nbytes + 64
     assert data.size < 5_000
