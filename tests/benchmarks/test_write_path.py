@@ -47,6 +47,7 @@ def test_it_measures_both_presets_beside_the_bare_parts(facts: dict[str, Any]) -
         assert set(parts) == PARTS
         bare = sum(parts[name] for name in PARTS - {"pack", "write file"})
         assert row["allowed_captions_per_second"] == pytest.approx(1e6 / bare, rel=0.01)
+        assert row["share_of_allowed_with_file"] > row["share_of_allowed"]
     # bfloat16, 77 tokens of the real widths, of which 0.68 is stored.
     assert 0.6 < facts["presets"]["sd3"]["bytes_per_caption"] / (77 * 6144 * 2) < 0.75
     assert facts["presets"]["compact"]["bytes_per_caption"] < 0.5 * facts["presets"]["sd3"]["bytes_per_caption"]
