@@ -131,8 +131,8 @@ def test_a_call_for_help_that_came_too_late_keeps_no_buffer(threads: Callable[[i
         pool.submit(let_go.wait, 60)
         array = np.frombuffer(bytearray(LARGE[0]), np.uint8)
         watched = weakref.ref(array)
-        frames = compress([memoryview(array)] * 2, pool)
+        frames = compress([memoryview(array)] * 4, pool)
         del array
         assert watched() is None
         let_go.set()
-    assert len(frames) == 2
+    assert len(frames) == 4
