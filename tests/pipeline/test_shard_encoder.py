@@ -10,10 +10,9 @@ import pytest
 import torch
 
 import schemas
-from pipeline.batching import filled_up
 from pipeline.counters import Counters
 from pipeline.encoders import EncoderOutput, TextEncoder
-from pipeline.encoders.packed import PackedTokens
+from pipeline.encoders.packed import SIZE_STEP, PackedTokens, round_up_size
 from pipeline.shard_encoder import EngineSettings, ShardEncoder
 from schemas.identity import ENCODER_NAMES
 from schemas.index import write_index
@@ -31,7 +30,7 @@ def encode_one(encoder: TextEncoder, caption: str) -> dict[str, np.ndarray]:
     identity = encoder.identity
     tokens = encoder.tokenizer([caption])
     stored = identity.max_tokens if identity.padding == "max_length" else len(tokens.ids[0])
-    output = encoder.encode_packed(encoder.pack(tokens.ids, num_computed=filled_up(stored)))
+    output = encoder.encode_packed(encoder.pack(tokens.ids, num_computed=round_up_size(stored, SIZE_STEP)))
     found = {"hidden": output.hidden, "pooled": output.pooled, "eos": output.eos}
     dtype = getattr(torch, identity.storage_dtype)
     return {
