@@ -20,7 +20,7 @@ from pipeline.batch_budget import measured_batch_tokens
 from pipeline.batching import Batches
 from pipeline.counters import Counters
 from pipeline.encoded import CaptionTensors, EncodedBatch, EncodedCaption, EncodedWindow
-from pipeline.encoders import EncoderOutput, TextEncoder
+from pipeline.encoders import TextEncoder
 from pipeline.encoders.packed import SIZE_STEP, round_up_size
 from pipeline.repeated_captions import RepeatedCaptions
 from pipeline.transfer import Transfer
@@ -48,7 +48,7 @@ class _Flight:
     window: Window
     new: list[int]
     known: dict[str, EncodedCaption | _Flight]
-    batches: list[tuple[str, npt.NDArray[np.int64], Callable[[], EncodedBatch]]] = field(default_factory=list)
+    batches: list[tuple[str, npt.NDArray[np.int64], Callable[[], list[EncodedBatch]]]] = field(default_factory=list)
     outputs: dict[str, EncodedCaption | None] = field(default_factory=dict)
     num_tokens: int = 0
     num_padded: int = 0
@@ -115,23 +115,29 @@ class EncodeEngine:
         stored = np.full_like(lengths, identity.max_tokens) if identity.padding == "max_length" else lengths
         batches = Batches(lengths, padding=identity.padding, max_tokens=identity.max_tokens)
         while len(rows := batches.take(self.batch_tokens)):
-            num_computed = round_up_size(int(stored[rows].sum()), SIZE_STEP)
-            try:
-                output = self._encode(encoder, [ids[row] for row in rows], num_computed)
-                wait = self._transfer.start(output, stored[rows], identity.storage_dtype)
-            except torch.OutOfMemoryError:
-                if len(rows) == 1 or self.batch_tokens <= _MIN_BATCH_TOKENS:
-                    raise
+            wait = self._launch_batch(encoder, [ids[row] for row in rows], stored[rows])
+            if wait is None:
+                # Only now have the error and its traceback let go of the batch's memory.
                 self._halve()
                 batches.put_back(rows)
                 continue
             flight.batches.append((encoder.name, rows, wait))
-            flight.num_padded += num_computed
+            flight.num_padded += round_up_size(int(stored[rows].sum()), SIZE_STEP)
         flight.num_tokens += int(lengths.sum())
         flight.flops += encoder.model_flops(stored)
 
-    def _encode(self, encoder: TextEncoder, ids: list[npt.NDArray[np.int32]], num_computed: int) -> EncoderOutput:
-        return encoder.encode_packed(encoder.pack(ids, num_computed=num_computed))
+    def _launch_batch(
+        self, encoder: TextEncoder, ids: list[npt.NDArray[np.int32]], stored: npt.NDArray[np.int64]
+    ) -> Callable[[], list[EncodedBatch]] | None:
+        """How to wait for a batch's outputs; None if the device lacks the memory and a smaller batch may do."""
+        try:
+            num_computed = round_up_size(int(stored.sum()), SIZE_STEP)
+            output = encoder.encode_packed(encoder.pack(ids, num_computed=num_computed))
+            return self._transfer.start(output, stored, encoder.identity.storage_dtype)
+        except torch.OutOfMemoryError:
+            if len(ids) == 1 or self.batch_tokens <= _MIN_BATCH_TOKENS:
+                raise
+            return None
 
     def _halve(self) -> None:
         torch.cuda.empty_cache()
@@ -147,8 +153,9 @@ class EncodeEngine:
         window = flight.window
         found: list[dict[str, CaptionTensors]] = [{} for _ in flight.new]
         for name, rows, wait in flight.batches:
-            batch, tokens = wait(), window.tokens[name]
-            for position, row in enumerate(rows):
+            tokens = window.tokens[name]
+            captions = [(batch, position) for batch in wait() for position in range(len(batch.finite))]
+            for row, (batch, position) in zip(rows, captions, strict=True):
                 if batch.finite[position]:
                     index = flight.new[row]
                     truncated = bool(tokens.truncated[index])
@@ -173,6 +180,8 @@ class EncodeEngine:
         computed = sum(outputs[window.distinct[index]] is not None for index in flight.new)
         device_seconds = flight.seconds
         if flight.events is not None:
+            # The copies waited for what was launched before them, and the event was recorded after that.
+            flight.events[1].synchronize()
             device_seconds = flight.events[0].elapsed_time(flight.events[1]) / 1e3
         counters = Counters(
             num_captions=len(present),

@@ -1,13 +1,15 @@
-"""From an encoder's outputs to stored form on the host: cast, checked, split into byte planes, copied.
+"""Copies encoder outputs to the host in stored form: cast, checked for NaN, split into byte planes.
 
-All of it but the copy happens on the device; on a GPU in a stream of its own, into page-locked memory, so that the next
-batch is computed meanwhile.
+All of it but the copy is done on the device. On a GPU it runs on a side stream and copies into page-locked memory, so
+that the next batch is computed meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from operator import itemgetter
 
 import ml_dtypes
 import numpy as np
@@ -16,14 +18,33 @@ import torch
 
 from pipeline.encoded import EncodedBatch
 from pipeline.encoders import EncoderOutput
+from pipeline.provenance import host_name
+from schemas.errors import EncodeOnceError
 from schemas.planes import STORAGE_DTYPES
 
 TORCH_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
+_BLOCK_BYTES = 16 * 1024**2
+"""A power of two, since torch rounds page-locked memory up to one: whole planes of an `sd3` window would take 704 MiB
+instead of 491. Smaller blocks waste less of the last one and take more copies."""
+
+
+class PageLockedMemoryError(EncodeOnceError):
+    """The system refuses page-locked memory; the device and its process are sound."""
+
+
 @dataclass(frozen=True)
 class _Prepared:
-    """On one device. `hidden`, `pooled`, `eos`: a uint8 tensor each plane; `finite`: bool [N] tokens, [B] vectors."""
+    """A batch of B captions, N tokens, in stored form. Every element is one byte.
+
+    Attributes:
+        hidden: A uint8 [N, D] tensor for each plane.
+        pooled: A uint8 [B, P] tensor for each plane, or none.
+        eos: A uint8 [B, D] tensor for each plane, or none.
+        finite_tokens: bool [N].
+        finite_rows: bool [B]; None without vectors.
+    """
 
     hidden: list[torch.Tensor]
     pooled: list[torch.Tensor] | None
@@ -31,60 +52,79 @@ class _Prepared:
     finite_tokens: torch.Tensor
     finite_rows: torch.Tensor | None
 
-    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> _Prepared:
-        def each(tensors: list[torch.Tensor] | None) -> list[torch.Tensor] | None:
-            return None if tensors is None else [function(tensor) for tensor in tensors]
+    @property
+    def num_bytes(self) -> int:
+        """Of all tensors."""
+        vectors = [*(self.pooled or ()), *(self.eos or ()), *([] if self.finite_rows is None else [self.finite_rows])]
+        return sum(tensor.numel() for tensor in (*self.hidden, self.finite_tokens, *vectors))
 
+    def map(
+        self,
+        of_tokens: Callable[[torch.Tensor], torch.Tensor],
+        of_rows: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> _Prepared:
+        """Applies one function to tensors of N rows, another (default: the same) to those of B rows."""
+        of_rows = of_rows or of_tokens
         return _Prepared(
-            [function(tensor) for tensor in self.hidden],
-            each(self.pooled),
-            each(self.eos),
-            function(self.finite_tokens),
-            None if self.finite_rows is None else function(self.finite_rows),
+            [of_tokens(tensor) for tensor in self.hidden],
+            None if self.pooled is None else [of_rows(tensor) for tensor in self.pooled],
+            None if self.eos is None else [of_rows(tensor) for tensor in self.eos],
+            of_tokens(self.finite_tokens),
+            None if self.finite_rows is None else of_rows(self.finite_rows),
         )
 
 
+@cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream for copies to the host: one for each device, since each has cached memory of its own."""
+    return torch.cuda.Stream(device)
+
+
 class Transfer:
-    """Brings batches to the host.
+    """Copies batches to the host.
 
     Args:
         device: Of the encoders.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = side_stream(device) if device.type == "cuda" else None
 
     def start(
         self, output: EncoderOutput, stored_tokens: npt.NDArray[np.int64], storage_dtype: str
-    ) -> Callable[[], EncodedBatch]:
-        """Begins to bring a batch.
+    ) -> Callable[[], list[EncodedBatch]]:
+        """Launches the copy of one batch.
 
         Args:
-            output: Of `TextEncoder.encode_packed`.
+            output: Of `TextEncoder.encode_packed`, launched on the current stream.
             stored_tokens: int64 [B], of each caption.
             storage_dtype: To cast to.
 
         Returns:
-            Waits for the batch and gives it.
+            Waits for the copy and returns the captions, in order, in one or several batches.
+
+        Raises:
+            PageLockedMemoryError: There is not enough of it.
         """
         dtype = TORCH_DTYPES[storage_dtype]
         if self._stream is None:
             prepared = _prepare(output, dtype)
-            return lambda: _batch(prepared, stored_tokens)
+            return lambda: [_batch(prepared, stored_tokens)]
+        # Before the side stream becomes the current one: it has to wait for this one.
+        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
         with torch.cuda.stream(self._stream):
-            self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
-            prepared = _prepare(output, dtype)
             for tensor in (output.hidden, output.pooled, output.eos):
                 if tensor is not None:
                     # Its memory must not be given to the next batch while this stream still reads it.
                     tensor.record_stream(self._stream)
-            copied = prepared.map(_to_pinned)
+            prepared = _prepare(output, dtype)
+            copied = [(_to_host(part), stored) for part, stored in _blocks(prepared, stored_tokens)]
             done = torch.cuda.Event()
             done.record(self._stream)
 
-        def finish() -> EncodedBatch:
+        def finish() -> list[EncodedBatch]:
             done.synchronize()
-            return _batch(copied, stored_tokens)
+            return [_batch(part, stored) for part, stored in copied]
 
         return finish
 
@@ -109,9 +149,49 @@ def _planes(values: torch.Tensor) -> list[torch.Tensor]:
     return [interleaved[..., index].contiguous() for index in reversed(range(values.element_size()))]
 
 
-def _to_pinned(tensor: torch.Tensor) -> torch.Tensor:
-    there = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return there.copy_(tensor, non_blocking=True)
+def _blocks(
+    prepared: _Prepared, stored_tokens: npt.NDArray[np.int64]
+) -> Iterator[tuple[_Prepared, npt.NDArray[np.int64]]]:
+    """Splits a batch between captions into parts of at most `_BLOCK_BYTES`, or of one caption; with `stored_tokens`."""
+    token_bytes = 1 + sum(plane.shape[1] for plane in prepared.hidden)
+    row_bytes = 1 + sum(plane.shape[1] for planes in (prepared.pooled, prepared.eos) for plane in planes or ())
+    tokens = np.concatenate([[0], np.cumsum(stored_tokens)])
+    ends = tokens * token_bytes + np.arange(len(tokens)) * row_bytes
+    start = 0
+    while start < len(stored_tokens):
+        stop = max(start + 1, int(np.searchsorted(ends, ends[start] + _BLOCK_BYTES, side="right")) - 1)
+        of_tokens, of_rows = slice(int(tokens[start]), int(tokens[stop])), slice(start, stop)
+        yield prepared.map(itemgetter(of_tokens), itemgetter(of_rows)), stored_tokens[of_rows]
+        start = stop
+
+
+def _to_host(part: _Prepared) -> _Prepared:
+    """Launches the copy of a part into one block of page-locked memory, which lives as long as a view of it does."""
+    block, at = _page_locked(part.num_bytes), 0
+
+    def copied(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal at
+        there = block[at : at + tensor.numel()].view(tensor.dtype).view(tensor.shape)
+        at += tensor.numel()
+        return there.copy_(tensor, non_blocking=True)
+
+    return part.map(copied)
+
+
+def _page_locked(num_bytes: int) -> torch.Tensor:
+    try:
+        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+    except RuntimeError as error:
+        # cudaHostAlloc's failure is no `torch.OutOfMemoryError`. Other errors are of kernels launched before.
+        if "out of memory" not in str(error):
+            raise
+        raise PageLockedMemoryError(
+            "page-locked-memory",
+            where=f"main memory of {host_name()}",
+            expected=f"{num_bytes:,} more bytes of page-locked memory, for outputs on their way to the dataset",
+            actual="the system refuses them",
+            remedy="run fewer workers on this machine, or raise its memory limit (container, cgroup, `ulimit -l`)",
+        ) from error
 
 
 def _batch(found: _Prepared, stored_tokens: npt.NDArray[np.int64]) -> EncodedBatch:

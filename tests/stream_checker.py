@@ -98,10 +98,13 @@ class CudaTensor(torch.Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # With these torch would ask the driver for the device before it comes to any operation.
         if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):
-            # torch would ask the driver for the device before it comes to any operation.
             assert _active is not None, "a tensor of the checker outlived it"
             return _active.index(func, *args)
+        if func is torch.Tensor.contiguous:
+            with torch._C.DisableTorchFunctionSubclass():
+                return args[0] if args[0].is_contiguous() else args[0].clone(memory_format=torch.contiguous_format)
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **(kwargs or {}))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -259,3 +261,26 @@ def test_memory_is_counted_as_torch_counts_it() -> None:
         del values
         assert torch.cuda.memory_allocated() == 0
         assert torch.cuda.max_memory_allocated() == 1000
+
+
+def current_streams_inside(source: str) -> list[int]:
+    """Lines with `current_stream` inside of `with torch.cuda.stream(...)`, where it is that very stream."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.With) and any(
+            ast.unparse(item.context_expr).startswith(("torch.cuda.stream(", "cuda.stream(")) for item in node.items
+        ):
+            inside = [found for part in node.body for found in ast.walk(part)]
+            lines += [
+                call.lineno for call in inside if isinstance(call, ast.Attribute) and call.attr == "current_stream"
+            ]
+    return lines
+
+
+def test_no_stream_asks_for_itself(repository: Path) -> None:
+    planted = "with torch.cuda.device(d), torch.cuda.stream(side):\n    side.wait_stream(torch.cuda.current_stream())"
+    assert current_streams_inside(planted) == [2]
+    files = [path for package in ("pipeline", "trainer") for path in (repository / package).rglob("*.py")]
+    assert len(files) > 100
+    found = {str(path): lines for path in files if (lines := current_streams_inside(path.read_text()))}
+    assert found == {}
