@@ -1,4 +1,4 @@
-"""The one way stages overlap: an iterable is worked through in a thread of its own, a bounded distance ahead.
+"""Background prefetch: an iterable is consumed in another thread, a bounded number of items ahead of its consumer.
 
 Stages are plain generators that pull from one another; putting `ahead` around one lets it work while its consumer does.
 """
@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
+
+from pipeline.device_thread import DeviceThread
 
 T = TypeVar("T")
 
@@ -66,15 +70,19 @@ class _Failure:
 _END = object()
 
 
-def ahead(items: Iterable[T], depth: int, name: str, queues: Queues | None = None) -> Generator[T, None, None]:
+def ahead(
+    items: Iterable[T], depth: int, name: str, queues: Queues | None = None, thread: DeviceThread | None = None
+) -> Generator[T, None, None]:
     """Yields what `items` yields, made in a background thread.
 
     Args:
         items: Consumed in the thread only. A generator is closed there when the consumer stops early.
         depth: How many items may exist at once, the one the consumer works on and the one being made included; so it
             bounds memory. 1 means no overlap.
-        name: Thread name, for stack dumps, and the queue's name.
+        name: Of the queue, and of the thread if it is a new one.
         queues: Where people can see how full the queue is.
+        thread: Consumes the items, from the first to the last, when it has finished what was submitted to it before.
+            None: a new thread.
 
     Raises:
         Whatever `items` raises, at the place where its next item would have been.
@@ -82,8 +90,7 @@ def ahead(items: Iterable[T], depth: int, name: str, queues: Queues | None = Non
     slots = threading.Semaphore(depth)
     out: queue.SimpleQueue[object] = queue.SimpleQueue()
     stopped = threading.Event()
-    worker = threading.Thread(target=_produce, args=(iter(items), slots, out, stopped), name=name, daemon=True)
-    worker.start()
+    worker = _Worker(partial(_produce, iter(items), slots, out, stopped), name, thread)
     try:
         with nullcontext() if queues is None else queues.watch(name, out, max(1, depth - 1)):
             while True:
@@ -101,6 +108,25 @@ def ahead(items: Iterable[T], depth: int, name: str, queues: Queues | None = Non
         stopped.set()
         slots.release()
         worker.join()
+
+
+class _Worker:
+    """A call in a new thread, or in one that others use too."""
+
+    def __init__(self, function: Callable[[], None], name: str, thread: DeviceThread | None) -> None:
+        self._future: Future[None] | None = None
+        if thread is not None:
+            self._future = thread.submit(function)
+        else:
+            self._thread = threading.Thread(target=function, name=name, daemon=True)
+            self._thread.start()
+
+    def join(self) -> None:
+        """Waits until the call has ended, unless it waits for the thread: then it will not be made."""
+        if self._future is None:
+            self._thread.join()
+        elif not self._future.cancel():
+            wait([self._future])
 
 
 def _produce(

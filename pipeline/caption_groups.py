@@ -1,8 +1,7 @@
-"""Caption groups: read and tokenized in one thread, run through the three encoders in another, packed into chunks."""
+"""Caption groups: read and tokenized in one thread, encoded in the device's thread, packed into chunks in a third."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 
@@ -10,6 +9,7 @@ import pyarrow as pa
 
 from pipeline.ahead import Queues, ahead
 from pipeline.counters import Counters
+from pipeline.device_thread import DeviceThread
 from pipeline.encoded import EncodedWindow
 from pipeline.encoders import TextEncoder
 from pipeline.engine import EncodeEngine
@@ -17,7 +17,6 @@ from pipeline.engine_settings import EngineSettings
 from pipeline.group_encoder import Samples
 from pipeline.packing import pack_chunks
 from pipeline.repeated_captions import RepeatedCaptions
-from pipeline.turns import in_turn
 from pipeline.windows import read_windows, window_rows
 from schemas.arrow_schema import caption_schema
 from schemas.identity import ENCODER_NAMES, CaptionIdentity, require_same
@@ -36,7 +35,7 @@ class CaptionGroups:
         settings: Budgets.
         where: The manifest's place and this machine, for errors.
         queues: Where people can see how full the queues between stages are.
-        turn: Held while the device is used, so that shards may be worked on at the same time.
+        thread: Where the device is used, for one shard after the other; default: one of its own.
 
     Raises:
         IdentityMismatchError: The encoders loaded here are not the manifest's, such as other weights on this node.
@@ -49,15 +48,16 @@ class CaptionGroups:
         settings: EngineSettings,
         where: str,
         queues: Queues | None = None,
-        turn: threading.Lock | None = None,
+        thread: DeviceThread | None = None,
     ) -> None:
         loaded = CaptionIdentity(**{name: encoders[name].identity for name in ENCODER_NAMES})
         require_same(manifest.captions, loaded, where=where)
         self.manifest = manifest
         self.settings = settings
         self.queues = queues
-        self.turn = turn or threading.Lock()
-        self.engine = EncodeEngine(encoders, settings.batch_tokens)
+        self.thread = thread or DeviceThread()
+        # What it measures is computed where everything is.
+        self.engine = self.thread.submit(EncodeEngine, encoders, settings.batch_tokens).result()
 
     @property
     def identity_sha256(self) -> str:
@@ -109,7 +109,7 @@ class CaptionPass:
         }
 
     def _encoded(self) -> Generator[EncodedWindow, None, None]:
-        """The group's windows, read and tokenized in one thread, encoded in another."""
+        """The group's windows, read and tokenized in one thread, encoded in the device's."""
         settings, engine = self._groups.settings, self._groups.engine
         rows = window_rows(self._groups.manifest, settings.window_bytes)
         hashes = _repeated_hashes(self._samples, self._group, rows)
@@ -117,8 +117,8 @@ class CaptionPass:
         tokenizers = {name: encoder.tokenizer for name, encoder in engine.encoders.items()}
         read, queues = read_windows(self._samples, self._group, rows, tokenizers), self._groups.queues
         with closing(ahead(read, 2, "tokenize", queues)) as windows:
-            encoded = in_turn(self._groups.turn, engine.encode(windows, repeated))
-            with closing(ahead(encoded, 2, "encode", queues)) as out:
+            encoded = engine.encode(windows, repeated)
+            with closing(ahead(encoded, 2, "encode", queues, self._groups.thread)) as out:
                 yield from out
 
     def _add(self, window: EncodedWindow) -> Counters:

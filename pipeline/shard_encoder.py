@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -12,6 +11,7 @@ from functools import partial
 from pipeline.ahead import Queues
 from pipeline.caption_groups import CaptionGroups
 from pipeline.counters import Counters
+from pipeline.device_thread import DeviceThread
 from pipeline.encoders import TextEncoder
 from pipeline.engine_settings import EngineSettings
 from pipeline.group_encoder import GroupEncoder, Samples
@@ -55,7 +55,7 @@ class ShardResult:
 
 
 class ShardEncoder:
-    """Encodes and commits shards. Several threads may each work on one: they take turns on the device.
+    """Encodes and commits shards. Several threads may each work on one; the device has one at a time.
 
     Args:
         inputs: Where the tars are.
@@ -68,7 +68,7 @@ class ShardEncoder:
         latents: Encodes the images, if they are to be.
         on_count: Told of everything that adds to the figures, as it happens.
         queues: Where people can see how full the queues between stages are.
-        turn: The device's; whoever made `latents` has it too.
+        thread: Where the device is used; `latents` has the same one. Default: one of its own.
 
     Raises:
         IdentityMismatchError: The encoders loaded here are not the manifest's, such as other weights on this node.
@@ -86,12 +86,12 @@ class ShardEncoder:
         latents: GroupEncoder | None = None,
         on_count: Callable[[Counters], None] | None = None,
         queues: Queues | None = None,
-        turn: threading.Lock | None = None,
+        thread: DeviceThread | None = None,
     ) -> None:
         where = f"{dataset.locate(MANIFEST_PATH)}, on {host_name()}"
         self._captions = None
         if manifest is not None:
-            self._captions = CaptionGroups(manifest, encoders, settings, where, queues, turn)
+            self._captions = CaptionGroups(manifest, encoders, settings, where, queues, thread)
         self._on_count = on_count
         self._latents = latents
         self._inputs = inputs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from pipeline.ahead import Queues
 from pipeline.core_share import pin_to_own_cores
+from pipeline.device_thread import DeviceThread
 from pipeline.encoders import EncoderConfig, TextEncoder, load_encoder
 from pipeline.job.ray_metrics import RayMetrics
 from pipeline.latents import LatentOptions, load_latents
@@ -61,7 +61,7 @@ class EncodeWorker:
         self._shards: ShardEncoder | None = None
         self._metrics = RayMetrics()
         self._queues = Queues()
-        self._turn = threading.Lock()
+        self._thread = DeviceThread()
 
     def ready(self) -> dict[str, Any]:
         """Loads the encoders that this run needs.
@@ -75,7 +75,9 @@ class EncodeWorker:
         if order.device == "cpu":
             pin_to_own_cores(order.num_threads)
         device = torch.cuda.get_device_name() if order.device == "cuda" else "cpu"
-        manifest, encoders = _load_captions(order)
+        # Loading measures and compiles: where everything will be computed.
+        manifest, encoders = self._thread.submit(_load_captions, order).result()
+        latents = self._thread.submit(_load_latents, order, self._queues, self._thread).result()
         self._shards = ShardEncoder(
             order.inputs,
             order.dataset,
@@ -84,17 +86,17 @@ class EncodeWorker:
             order.settings,
             order.run_id,
             device,
-            latents=_load_latents(order, self._queues, self._turn),
+            latents=latents,
             on_count=self._metrics.add,
             queues=self._queues,
-            turn=self._turn,
+            thread=self._thread,
         )
         context = ray.get_runtime_context()
         return {"pid": os.getpid(), "device": device, "node_id": context.get_node_id()}
 
     @ray.method(concurrency_group="shards")
     def run(self, shard: str, attempt: int) -> ShardResult:
-        """Encodes and commits what the dataset lacks of a shard, taking turns on the device with shards before it.
+        """Encodes and commits what the dataset lacks of a shard; the device computes shards one after the other.
 
         Raises:
             EncodeOnceError: With what is wrong with the tar or the dataset.
@@ -142,12 +144,12 @@ def _load_captions(order: WorkerOrder) -> tuple[Manifest | None, dict[str, TextE
     return manifest, encoders
 
 
-def _load_latents(order: WorkerOrder, queues: Queues, turn: threading.Lock) -> LatentGroups | None:
+def _load_latents(order: WorkerOrder, queues: Queues, thread: DeviceThread) -> LatentGroups | None:
     if order.latent_manifest is None:
         return None
     where = order.dataset.locate(LATENT_MANIFEST_PATH)
     manifest = load_latent_manifest(order.latent_manifest, where=where)
     identity, encoder = load_latents(order.latents, order.device)
     return LatentGroups(
-        manifest, identity, encoder, order.latents, order.settings, f"{where}, on {host_name()}", queues, turn
+        manifest, identity, encoder, order.latents, order.settings, f"{where}, on {host_name()}", queues, thread
     )

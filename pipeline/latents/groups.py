@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ import torch
 
 from pipeline.ahead import Queues, ahead
 from pipeline.counters import Counters
+from pipeline.device_thread import DeviceThread
 from pipeline.engine_settings import EngineSettings
 from pipeline.group_encoder import Samples
 from pipeline.latents.buckets import Size
@@ -27,7 +27,6 @@ from pipeline.latents.pixel_budget import PixelBudget
 from pipeline.sources import TarScan
 from pipeline.sources.caption_text import Fault
 from pipeline.transfer import TORCH_DTYPES, numpy_array
-from pipeline.turns import in_turn
 from schemas.identity import LatentIdentity, require_same
 from schemas.latent_manifest import LatentManifest
 from schemas.latent_schema import LatentRows, latent_batch, latent_schema
@@ -73,7 +72,7 @@ class LatentGroups:
         settings: Budgets.
         where: The manifest's place and this machine, for errors.
         queues: Where people can see how full the queues between stages are.
-        turn: Held while the device is used, so that shards may be worked on at the same time.
+        thread: Where the device is used, for one shard after the other; default: one of its own.
 
     Raises:
         IdentityMismatchError: What was loaded here is not the manifest's, such as other weights on this node.
@@ -88,14 +87,14 @@ class LatentGroups:
         settings: EngineSettings,
         where: str,
         queues: Queues | None = None,
-        turn: threading.Lock | None = None,
+        thread: DeviceThread | None = None,
     ) -> None:
         require_same(manifest.latents, identity, where=where)
         assert (encoder is None) == (identity.kind == "pixels")
         self.manifest = manifest
         self.settings = settings
         self.queues = queues
-        self.turn = turn or threading.Lock()
+        self.thread = thread or DeviceThread()
         self.reader = ImageReader(identity.buckets, options.images, PixelBudget(settings.decoding_pixels))
         self._encoder = encoder
         self._batch_size = options.vae.batch_size
@@ -186,7 +185,7 @@ class LatentPass:
         step, queues = self._groups.layout.chunk_rows, self._groups.queues
         with (
             closing(ahead(self._decoded(), 2, "images", queues)) as windows,
-            closing(ahead(in_turn(self._groups.turn, self._encoded(windows)), 2, "latents", queues)) as encoded,
+            closing(ahead(self._encoded(windows), 2, "latents", queues, self._groups.thread)) as encoded,
         ):
             for window in encoded:
                 count(window.counters + self._add(window))
