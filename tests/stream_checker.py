@@ -234,8 +234,12 @@ class Event:
             handler._handle_event_creation(self.number)
 
     def record(self, stream: Stream | None = None) -> None:
+        number = (stream or self._checker.current_stream()).cuda_stream
         with self._checker.recording() as handler:
-            handler._handle_event_record(self.number, (stream or self._checker.current_stream()).cuda_stream)
+            # Something of its own that the stream does: what precedes it may be over and the event not yet.
+            handler.seq_num += 1
+            handler.syncs.update_seq_num(number, handler.seq_num)
+            handler._handle_event_record(self.number, number)
         self._time, self._asked = time.perf_counter(), False
 
     def wait(self, stream: Stream | None = None) -> None:

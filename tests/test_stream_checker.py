@@ -154,6 +154,18 @@ def timed_without_waiting() -> None:
     del values
 
 
+def timed_after_waiting_for_the_work_alone() -> None:
+    events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    events[0].record()
+    pinned, done = device_tensor().to("cpu", non_blocking=True), torch.cuda.Event()
+    done.record()
+    events[1].record()
+    done.synchronize()
+    pinned.numpy()
+    with pytest.raises(RuntimeError, match="not ready"):
+        events[0].elapsed_time(events[1])
+
+
 def waited_for_itself() -> None:
     """The first defect of `pipeline/transfer.py`, as it stood: inside, the current stream is the side stream."""
     side = torch.cuda.Stream(DEVICE)
@@ -198,6 +210,7 @@ PLANTED: list[tuple[Callable[[], None], str]] = [
     (freed_while_another_stream_reads, "freed-in-use"),
     (freed_by_another_stream, "freed-in-use"),
     (timed_without_waiting, "unfinished-event"),
+    (timed_after_waiting_for_the_work_alone, "unfinished-event"),
     (waited_for_itself, "self-wait"),
     (copied_into_pageable_memory, "pageable-copy"),
 ]
