@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 
@@ -117,7 +118,10 @@ class CaptionPass:
         tokenizers = {name: encoder.tokenizer for name, encoder in engine.encoders.items()}
         read, queues = read_windows(self._samples, self._group, rows, tokenizers), self._groups.queues
         with closing(ahead(read, 2, "tokenize", queues)) as windows:
-            encoded = engine.encode(windows, repeated)
+            # Before the device's thread is asked for: it must not wait for a shard to be read.
+            first = list(itertools.islice(windows, 1))
+            encoded = engine.encode(itertools.chain(first, windows), repeated)
+            del first
             with closing(ahead(encoded, 2, "encode", queues, self._groups.thread)) as out:
                 yield from out
 

@@ -688,6 +688,9 @@ def checked_streams() -> Iterator[StreamChecker]:
     """
     global _active
     assert _active is None, "one checker at a time"
+    if torch.cuda.is_available():
+        # torch notes the first use of CUDA for good, and inside it would not be the real one.
+        torch.cuda.init()
     checker = StreamChecker()
     with pytest.MonkeyPatch.context() as patch:
         _patch_cuda(patch, checker)

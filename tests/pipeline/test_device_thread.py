@@ -15,18 +15,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from types import FrameType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 import schemas
+from pipeline import caption_groups
 from pipeline.ahead import ahead
 from pipeline.device_thread import DeviceThread
 from pipeline.encoded import EncodedWindow
 from pipeline.encoders import EncoderOutput, TextEncoder
 from pipeline.encoders.packed import PackedTokens
 from pipeline.engine import EncodeEngine
+from pipeline.group_encoder import Samples
 from pipeline.repeated_captions import RepeatedCaptions
 from pipeline.shard_encoder import EngineSettings, ShardEncoder
 from pipeline.sources import InputTar
@@ -111,6 +113,38 @@ def test_the_next_shard_is_computed_while_one_is_written(tmp_path: Path, monkeyp
     with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
         a = first.submit(shards.encode, listed[0], ["txt"], 1)
         b = second.submit(shards.encode, listed[1], ["txt"], 1)
+        assert a.result().groups[0].committed
+        assert b.result().groups[0].committed
+
+
+def test_a_shard_is_read_and_tokenized_before_it_has_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shard a keeps the device until shard b's first window is there."""
+    listed = tars(tmp_path / "in")
+    b_is_read, a_is_encoded = threading.Event(), threading.Event()
+    original_encode, original_read = EncodeEngine.encode, caption_groups.read_windows
+
+    def watched(self: EncodeEngine, windows: Iterable[Window], repeated: RepeatedCaptions) -> Iterator[EncodedWindow]:
+        for window in original_encode(self, windows, repeated):
+            if window.keys[0].startswith("a"):
+                a_is_encoded.set()
+                assert b_is_read.wait(WAIT_SECONDS), "b waits for the device"
+            yield window
+
+    def reading(samples: Samples, *args: Any) -> Iterator[Window]:
+        for window in original_read(samples, *args):
+            if window.keys[0].startswith("b"):
+                b_is_read.set()
+            yield window
+
+    monkeypatch.setattr(EncodeEngine, "encode", watched)
+    monkeypatch.setattr(caption_groups, "read_windows", reading)
+    shards = worker(tmp_path, "out")
+    with ThreadPoolExecutor(2) as threads:
+        a = threads.submit(shards.encode, listed[0], ["txt"], 1)
+        assert a_is_encoded.wait(WAIT_SECONDS)
+        b = threads.submit(shards.encode, listed[1], ["txt"], 1)
         assert a.result().groups[0].committed
         assert b.result().groups[0].committed
 
