@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +55,9 @@ def test_what_is_stored_is_what_a_cpu_stores(tmp_path: Path, padding: Padding, d
         plain.encode(tar, ["txt"], 1)
     with checked_device() as checker:
         shards = shard_encoder(tmp_path / "in", tmp_path / "gpu", on_device(encoders, checker), settings=SETTINGS)
-        for tar in listed:
-            shards.encode(tar, ["txt"], 1)
+        # Both in hand at the same time, as on a GPU's worker.
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(lambda tar: shards.encode(tar, ["txt"], 1), listed))
         assert checker.kernels["t5"] >= 10, "several windows of each shard"
     found = stored(tmp_path / "gpu")
     assert len(found) == 40 * (1 + 3 + 3 + 1)
