@@ -1,4 +1,4 @@
-"""In which number format the encoders compute, where the user leaves that open."""
+"""The compute dtype of text encoders and autoencoder where the user leaves it open ("auto")."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from schemas.errors import MissingObjectError
-from schemas.identity import ENCODER_NAMES, ComputeDtype
+from schemas.identity import ENCODER_NAMES, ComputeDtype, LatentComputeDtype
+from schemas.latent_manifest import read_latent_manifest
 from schemas.manifest import read_manifest
 from schemas.storage import Store
 
@@ -42,6 +43,28 @@ def resolve_compute_dtype(
         return read_manifest(dataset).captions.t5.compute_dtype
     except MissingObjectError:
         pass
+    return _usual(device, has_cluster=has_cluster)
+
+
+def resolve_latent_compute_dtype(
+    option: Literal["auto"] | LatentComputeDtype,
+    dataset: Store,
+    *,
+    device: Literal["auto", "cpu", "cuda"],
+    has_cluster: bool,
+) -> LatentComputeDtype:
+    """Compute dtype of the autoencoder, by the same rule as `resolve_compute_dtype`.
+
+    Raises:
+        DamagedDataError, ContractError: The latents' manifest cannot be read.
+    """
+    if option != "auto":
+        return option
+    stored = read_latent_manifest(dataset)
+    return _usual(device, has_cluster=has_cluster) if stored is None else stored.latents.compute_dtype
+
+
+def _usual(device: Literal["auto", "cpu", "cuda"], *, has_cluster: bool) -> LatentComputeDtype:
     on_this_processor = device == "cpu" or (device == "auto" and not has_cluster and not torch.cuda.is_available())
     return fastest_on_processor() if on_this_processor else "bfloat16"
 
@@ -52,7 +75,7 @@ def compute_dtype_of(name: str, compute_dtype: ComputeDtype) -> ComputeDtype:
     return "bfloat16" if compute_dtype == "float8" and name != "t5" else compute_dtype
 
 
-def fastest_on_processor() -> ComputeDtype:
+def fastest_on_processor() -> LatentComputeDtype:
     """bfloat16 if this processor has instructions for it and they are faster, measured now; otherwise float32."""
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "float32"

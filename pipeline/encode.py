@@ -6,6 +6,7 @@ import os
 from enum import IntEnum
 
 from pipeline.caption_options import caption_identity
+from pipeline.compute_dtype import resolve_latent_compute_dtype
 from pipeline.job.dry_run import print_plan
 from pipeline.job.finalize import Totals, finalize
 from pipeline.job.lease import Lease
@@ -18,6 +19,7 @@ from pipeline.layout import choose_layout
 from pipeline.presets import EncodeConfig, require_positive
 from pipeline.provenance import library_versions, new_run_id, now, save_config
 from pipeline.sources import Inputs, checked_columns, list_inputs
+from schemas.identity import LatentIdentity
 from schemas.latent_manifest import LatentManifest, Manifests, create_latents_or_require_same
 from schemas.manifest import Manifest, Provenance, create_or_require_same
 from schemas.storage import Store
@@ -92,10 +94,17 @@ def has_cluster(config: EncodeConfig) -> bool:
     return config.ray_address is not None or "RAY_ADDRESS" in os.environ
 
 
+def _latent_identity(config: EncodeConfig, dataset: Store) -> LatentIdentity:
+    compute_dtype = resolve_latent_compute_dtype(
+        config.vae.compute_dtype, dataset, device=config.device, has_cluster=has_cluster(config)
+    )
+    return describe_latents(config, compute_dtype)
+
+
 def _make_manifests(config: EncodeConfig, dataset: Store, run_id: str) -> Manifests:
     """What the dataset must be for this run; reads every weight once for its digest before anything is written."""
     captions = caption_identity(config, dataset, has_cluster=has_cluster(config)) if config.columns else None
-    latents = describe_latents(config) if config.latents != "none" else None
+    latents = _latent_identity(config, dataset) if config.latents != "none" else None
     layout = choose_layout(config, dataset, captions, latents)
     created = Provenance(run_id=run_id, time=now(), versions=library_versions())
     stored_captions, stored_latents = None, None

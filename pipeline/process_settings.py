@@ -1,4 +1,4 @@
-"""What a process that encodes sets once, for all its libraries: its share of the cores, and memory that comes back."""
+"""Settings of torch and Arrow for a process that encodes: threads, memory, and float32 that is float32."""
 
 from __future__ import annotations
 
@@ -27,3 +27,14 @@ def apply_process_settings(num_threads: int) -> None:
     # default, with their memory. Both are read at the first product.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _ONEDNN_PRIMITIVES)
     os.environ.setdefault("LRU_CACHE_CAPACITY", _PRODUCTS)
+    require_exact_float32()
+
+
+def require_exact_float32() -> None:
+    """Makes a GPU compute float32 products and convolutions in float32.
+
+    By default cuDNN rounds the inputs of float32 convolutions to TF32, which has 10 bits of mantissa instead of 23. A
+    compute dtype is part of a dataset's identity, and `verify` compares with float32: both mean the 23 bits.
+    """
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False

@@ -82,7 +82,8 @@ def image_cost(config: EncodeConfig) -> RowCost:
         return RowCost(3 * num_pixels, num_pixels * _DECODE_SECONDS)
     num_values = _LATENT_CHANNELS * num_pixels / _LATENT_FACTOR**2
     stored_bytes = num_values * STORAGE_DTYPES[config.vae.storage_dtype].itemsize
-    return RowCost(stored_bytes, _seconds(num_pixels * _GFLOP_PER_PIXEL, config.vae.compute_dtype))
+    dtype = "bfloat16" if config.vae.compute_dtype == "auto" else config.vae.compute_dtype
+    return RowCost(stored_bytes, _seconds(num_pixels * _GFLOP_PER_PIXEL, dtype))
 
 
 def _seconds(gflop: float, compute_dtype: str) -> float:

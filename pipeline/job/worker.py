@@ -149,7 +149,7 @@ def _load_latents(order: WorkerOrder, queues: Queues, thread: DeviceThread) -> L
         return None
     where = order.dataset.locate(LATENT_MANIFEST_PATH)
     manifest = load_latent_manifest(order.latent_manifest, where=where)
-    identity, encoder = load_latents(order.latents, order.device)
+    identity, encoder = load_latents(order.latents, manifest.latents.compute_dtype, order.device)
     return LatentGroups(
         manifest, identity, encoder, order.latents, order.settings, f"{where}, on {host_name()}", queues, thread
     )

@@ -1,19 +1,16 @@
-"""The group `latents` of a shard: files are read and decoded in threads, encoded in another, packed into chunks."""
+"""Makes the group `latents` of a shard: reads and decodes image files, encodes them, packs chunks."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 
 from pipeline.ahead import Queues, ahead
 from pipeline.counters import Counters
@@ -21,12 +18,12 @@ from pipeline.device_thread import DeviceThread
 from pipeline.engine_settings import EngineSettings
 from pipeline.group_encoder import Samples
 from pipeline.latents.buckets import Size
+from pipeline.latents.engine import EncodedImage, EncodedImageWindow, ImageWindow, LatentEngine
 from pipeline.latents.images import CroppedImage, ImageReader
 from pipeline.latents.options import LatentOptions
 from pipeline.latents.pixel_budget import PixelBudget
 from pipeline.sources import TarScan
 from pipeline.sources.caption_text import Fault
-from pipeline.transfer import TORCH_DTYPES, numpy_array
 from schemas.identity import LatentIdentity, require_same
 from schemas.latent_manifest import LatentManifest
 from schemas.latent_schema import LatentRows, latent_batch, latent_schema
@@ -42,23 +39,6 @@ if TYPE_CHECKING:
 _READ_BYTES = 32 * 1024**2
 """Image files that are read at a time; a single one may be larger."""
 _MAX_WINDOW_ROWS = 8192
-
-
-@dataclass(frozen=True)
-class EncodedImage:
-    """An image's row.
-
-    Attributes:
-        original_size: Height and width, pixels.
-        crop: Top and left edge in the resized image, pixels.
-        size: Height and width of the bucket, pixels.
-        latents: [C, height / f, width / f] in the storage dtype.
-    """
-
-    original_size: Size
-    crop: Size
-    size: Size
-    latents: npt.NDArray[np.generic]
 
 
 class LatentGroups:
@@ -96,8 +76,8 @@ class LatentGroups:
         self.queues = queues
         self.thread = thread or DeviceThread()
         self.reader = ImageReader(identity.buckets, options.images, PixelBudget(settings.decoding_pixels))
-        self._encoder = encoder
-        self._batch_size = options.vae.batch_size
+        storage_dtype = manifest.latents.storage_dtype
+        self.engine = LatentEngine(encoder, storage_dtype, options.vae.batch_size, settings.batch_pixels)
 
     @property
     def identity_sha256(self) -> str:
@@ -125,48 +105,6 @@ class LatentGroups:
         rows = min(self.settings.image_window_bytes // row_bytes, _MAX_WINDOW_ROWS)
         return max(1, rows // chunk_rows) * chunk_rows
 
-    def encode(self, images: Sequence[CroppedImage | None]) -> list[EncodedImage | None]:
-        """What is stored of a window's images; None for none, and where the encoder's output is not finite."""
-        out: list[EncodedImage | None] = [None] * len(images)
-        by_size: dict[Size, list[int]] = {}
-        for row, image in enumerate(images):
-            if image is not None:
-                by_size.setdefault(image.size, []).append(row)
-        for size, rows in by_size.items():
-            step = self._batch_size or max(1, self.settings.batch_pixels // (size[0] * size[1]))
-            for start in range(0, len(rows), step):
-                batch = rows[start : start + step]
-                chosen = [image for row in batch if (image := images[row]) is not None]
-                for row, image, latents in zip(batch, chosen, self._latents(chosen), strict=True):
-                    if latents is not None:
-                        out[row] = EncodedImage(image.original_size, image.crop, size, latents)
-        return out
-
-    def _latents(self, images: Sequence[CroppedImage]) -> list[npt.NDArray[np.generic] | None]:
-        pixels = [image.pixels for image in images]
-        if self._encoder is None:
-            return list(pixels)
-        stored = self._encoder.encode(pixels).to(TORCH_DTYPES[self.manifest.latents.storage_dtype])
-        # After the cast: a value that float16 cannot hold is as lost as a NaN.
-        finite = torch.isfinite(stored).flatten(1).all(dim=1).tolist()
-        # Of their own, so that the batch need not stay in memory for one of them.
-        arrays = [array.copy() for array in numpy_array(stored)]
-        return [array if sound else None for array, sound in zip(arrays, finite, strict=True)]
-
-
-@dataclass(frozen=True)
-class _Window:
-    start: int
-    keys: Sequence[str]
-    images: Sequence[CroppedImage | None]
-
-
-@dataclass(frozen=True)
-class _EncodedWindow:
-    keys: Sequence[str]
-    rows: Sequence[EncodedImage | None]
-    counters: Counters
-
 
 class LatentPass:
     """The images of one shard."""
@@ -182,10 +120,10 @@ class LatentPass:
 
     def batches(self, schema: pa.Schema, count: Callable[[Counters], None]) -> Generator[LazyBatch, None, None]:
         """The group's chunks in row order."""
-        step, queues = self._groups.layout.chunk_rows, self._groups.queues
+        step, queues, engine = self._groups.layout.chunk_rows, self._groups.queues, self._groups.engine
         with (
             closing(ahead(self._decoded(), 2, "images", queues)) as windows,
-            closing(ahead(self._encoded(windows), 2, "latents", queues, self._groups.thread)) as encoded,
+            closing(ahead(engine.encode(windows), 2, "latents", queues, self._groups.thread)) as encoded,
         ):
             for window in encoded:
                 count(window.counters + self._add(window))
@@ -198,7 +136,7 @@ class LatentPass:
         """Images by size, and bytes."""
         return {self._group: LatentStats(num_images=dict(sorted(self._num_images.items())), raw_bytes=self._raw_bytes)}
 
-    def _decoded(self) -> Iterator[_Window]:
+    def _decoded(self) -> Iterator[ImageWindow]:
         rows = self._groups.window_rows()
         num_rows = len(self._scan.keys)
         with ThreadPoolExecutor(self._groups.settings.num_decoders, "decode") as decoders:
@@ -208,7 +146,7 @@ class LatentPass:
                 with closing(ahead(self._files(start, stop), 2, "image files")) as files:
                     for some in files:
                         images += self._checked(start + len(images), decoders.map(self._read, some))
-                yield _Window(start, self._scan.keys[start:stop], images)
+                yield ImageWindow(start, self._scan.keys[start:stop], images)
 
     def _files(self, start: int, stop: int) -> Iterator[list[bytes | None]]:
         """The image files of a window, a bounded number of bytes at a time."""
@@ -231,20 +169,12 @@ class LatentPass:
             else:
                 yield image
 
-    def _encoded(self, windows: Iterable[_Window]) -> Iterator[_EncodedWindow]:
-        for window in windows:
-            started = time.perf_counter()
-            rows = self._groups.encode(window.images)
-            seconds = time.perf_counter() - started
-            for index, (image, row) in enumerate(zip(window.images, rows, strict=True), start=window.start):
-                if image is not None and row is None:
-                    dtype = self._groups.manifest.latents.storage_dtype
-                    reason = f"the autoencoder's output is NaN or infinite as {dtype}"
-                    self.rejects.append(self._scan.image_reject(index, Fault("output-not-finite", reason)))
-            yield _EncodedWindow(window.keys, rows, Counters(encode_seconds=seconds, device_seconds=seconds))
-
-    def _add(self, window: _EncodedWindow) -> Counters:
-        """Takes a window into the sums."""
+    def _add(self, window: EncodedImageWindow) -> Counters:
+        """Takes a window into the sums and the rejects."""
+        dtype = self._groups.manifest.latents.storage_dtype
+        for row in window.not_finite:
+            reason = f"the autoencoder's output is NaN or infinite as {dtype}"
+            self.rejects.append(self._scan.image_reject(window.start + row, Fault("output-not-finite", reason)))
         images = [row for row in window.rows if row is not None]
         for image in images:
             name = f"{image.size[0]}x{image.size[1]}"

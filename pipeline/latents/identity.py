@@ -8,14 +8,18 @@ from pipeline.encoders.towers import digest_weights
 from pipeline.latents.buckets import make_buckets
 from pipeline.latents.images import RESAMPLE
 from pipeline.latents.options import LatentOptions, require_sound
-from schemas.identity import LatentIdentity
+from schemas.identity import LatentComputeDtype, LatentIdentity
 
 if TYPE_CHECKING:
     from pipeline.latents.autoencoder import Autoencoder, LatentEncoder
 
 
-def describe_latents(options: LatentOptions) -> LatentIdentity:
-    """What images encoded with these options are; reads the autoencoder's weights once for their digest.
+def describe_latents(options: LatentOptions, compute_dtype: LatentComputeDtype) -> LatentIdentity:
+    """Identity of the latents that these options make; reads the autoencoder's weights once for their digest.
+
+    Args:
+        options: As the user gave them.
+        compute_dtype: Of the autoencoder, resolved; pixels have none and ignore it.
 
     Raises:
         ConfigError: The autoencoder cannot be found or used, or the options do not fit together.
@@ -29,26 +33,30 @@ def describe_latents(options: LatentOptions) -> LatentIdentity:
     found = find_autoencoder(options.vae)
     # Before gigabytes are read.
     make_buckets(options.images, found.downscale_factor)
-    return _latents(options, found, digest_weights(found, found.tensors))
+    return _latents(options, found, digest_weights(found, found.tensors), compute_dtype)
 
 
-def load_latents(options: LatentOptions, device: str) -> tuple[LatentIdentity, LatentEncoder | None]:
-    """The same identity, and the encoder; None for pixels.
+def load_latents(
+    options: LatentOptions, compute_dtype: LatentComputeDtype, device: str
+) -> tuple[LatentIdentity, LatentEncoder | None]:
+    """The identity as `describe_latents` gives it, and the encoder on its device; None for pixels.
 
     Raises:
         ConfigError: As `describe_latents`.
     """
     if options.latents == "pixels":
-        return describe_latents(options), None
+        return describe_latents(options, compute_dtype), None
     from pipeline.latents.autoencoder import LatentEncoder, find_autoencoder
 
     require_sound(options)
     found = find_autoencoder(options.vae)
-    encoder = LatentEncoder(found, options.vae.compute_dtype, device)
-    return _latents(options, found, encoder.weights_sha256), encoder
+    encoder = LatentEncoder(found, compute_dtype, device)
+    return _latents(options, found, encoder.weights_sha256, compute_dtype), encoder
 
 
-def _latents(options: LatentOptions, found: Autoencoder, weights_sha256: str) -> LatentIdentity:
+def _latents(
+    options: LatentOptions, found: Autoencoder, weights_sha256: str, compute_dtype: LatentComputeDtype
+) -> LatentIdentity:
     images = options.images
     return LatentIdentity(
         kind="autoencoder_kl",
@@ -65,7 +73,7 @@ def _latents(options: LatentOptions, found: Autoencoder, weights_sha256: str) ->
         crop=images.crop,
         buckets=make_buckets(images, found.downscale_factor),
         resample=RESAMPLE,
-        compute_dtype=options.vae.compute_dtype,
+        compute_dtype=compute_dtype,
         storage_dtype=options.vae.storage_dtype,
     )
 

@@ -45,7 +45,8 @@ def test_images_first_then_their_captions(tars: Path, tmp_path: Path, capsys: py
     latents = ("--latents", "autoencoder_kl", "--vae.source", str(Path(source).parent), "--images.resolution", "32")
     latents += ("--vae.storage-dtype", "float32")
     # A text encoder that does not exist is not missed.
-    output = encode(tars, dataset, "--columns", *latents, "--t5.source", str(tmp_path / "nowhere"))
+    exact = ("--vae.compute-dtype", "float32")
+    output = encode(tars, dataset, "--columns", *latents, *exact, "--t5.source", str(tmp_path / "nowhere"))
     assert "40 images in" in output
     assert "41 inputs = 40 encoded + 1 rejected" in output
     assert not (dataset / "manifest.json").exists()
@@ -54,7 +55,8 @@ def test_images_first_then_their_captions(tars: Path, tmp_path: Path, capsys: py
     assert [finding.code for finding in validate(str(dataset), "values").findings] == []
     before = files(dataset / "shards")
 
-    # The whole command again, with captions: the images are there, and only text encoders have work.
+    # The whole command again, with captions: the images are there, and only text encoders have work. What the
+    # autoencoder computes in is the dataset's, if nothing else is said.
     output = encode(tars, dataset, *latents)
     assert "41 captions in" in output
     assert "images in" not in output

@@ -5,6 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+import torch
+
+from pipeline.process_settings import require_exact_float32
+
 _MANY_SIZES = """
 from pathlib import Path
 import torch
@@ -44,3 +49,16 @@ assert not torch.backends.cuda.cudnn_sdp_enabled()
 def test_attention_of_cudnn_is_off() -> None:
     """It builds a plan for every shape and thread."""
     subprocess.run([sys.executable, "-c", _CUDNN], check=True)
+
+
+def test_float32_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU cuDNN's convolutions would round it to TF32."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    precision = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        require_exact_float32()
+        assert not torch.backends.cudnn.allow_tf32
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision(precision)

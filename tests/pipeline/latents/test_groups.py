@@ -17,6 +17,7 @@ from pipeline.latents.options import ImageConfig, VaeConfig
 from pipeline.shard_encoder import ShardEncoder, ShardResult
 from pipeline.sources import InputTar
 from schemas.errors import ContractError, IdentityMismatchError
+from schemas.identity import LatentComputeDtype
 from schemas.latent_manifest import LatentManifest, create_latents_or_require_same
 from schemas.ledger import rejects_path
 from schemas.manifest import Container, Layout, Manifest, Provenance, create_or_require_same
@@ -30,8 +31,14 @@ PIXELS = LatentOptions("pixels", ImageConfig(resolution=32, crop="buckets", buck
 LAYOUT = Layout(container="arrow", chunk_rows=4, part_bytes=2 * 1024**2)
 
 
-def latent_groups(dataset: Path, options: LatentOptions, layout: Layout, settings: EngineSettings) -> LatentGroups:
-    identity, encoder = load_latents(options, "cpu")
+def latent_groups(
+    dataset: Path,
+    options: LatentOptions,
+    layout: Layout,
+    settings: EngineSettings,
+    compute_dtype: LatentComputeDtype = "float32",
+) -> LatentGroups:
+    identity, encoder = load_latents(options, compute_dtype, "cpu")
     created = Provenance(run_id="test", time="2026-01-01T00:00:00+00:00", versions={})
     manifest = LatentManifest(layout=layout, latents=identity, created=created)
     stored = create_latents_or_require_same(Store(str(dataset)), manifest)
@@ -206,7 +213,7 @@ def test_a_node_with_other_weights_encodes_nothing(tmp_path: Path) -> None:
     groups = latent_groups(tmp_path / "out", options, LAYOUT, EngineSettings())
     vae.encoder.conv_in.bias.data += 1
     save(vae, tmp_path / "vae")
-    identity, encoder = load_latents(options, "cpu")
+    identity, encoder = load_latents(options, "float32", "cpu")
     with pytest.raises(IdentityMismatchError, match="weights_sha256"):
         LatentGroups(groups.manifest, identity, encoder, options, EngineSettings(), "a node")
 
