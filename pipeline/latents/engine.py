@@ -210,7 +210,8 @@ class LatentEngine:
     def _stored(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents [B, C, h, w] in the storage dtype of images uint8 [B, 3, H, W], and which are finite, bool [B]."""
         assert self._encoder is not None
-        stored = self._encoder.encode(images).to(TORCH_DTYPES[self._storage_dtype]).contiguous()
+        latents = self._encoder.encode(images)
+        stored = latents.to(TORCH_DTYPES[self._storage_dtype], memory_format=torch.contiguous_format)
         # After the cast: a value that float16 cannot hold is as lost as a NaN.
         return stored, torch.isfinite(stored).flatten(1).all(dim=1)
 
@@ -290,8 +291,6 @@ class _Copies:
 
         def wait() -> _Latents:
             done.synchronize()
-            # `staged` is kept until here: it is not written again before it was read.
-            assert staged.is_pinned()
             return _Latents(values, finite, started.elapsed_time(ended) / 1e3)
 
         return wait
