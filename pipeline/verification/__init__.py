@@ -1,6 +1,6 @@
 """Whether what a dataset stores is what its manifest says: rows encoded again in float32 and compared.
 
-sampling.py      rows drawn at random, read chunk by chunk
+sampling.py      rows drawn at random, read chunk by chunk: captions, latents
 reference.py     the manifest's encoders in float32, and one caption through them
 comparison.py    two tensors: relative error and cosines
 results.py       what was found of each row
@@ -10,4 +10,7 @@ other_tokenizers.py    ... other ids
 diagnosis.py     which of these fits, or whether it is rounding
 encoder_check.py all of it, for one encoder
 report.py        for people and for machines
+source_images.py images of rows, read again from the tars they were encoded from
+latent_check.py  rows of latents, compared with these images
+latent_report.py for people and for machines
 """

@@ -44,6 +44,15 @@ class Figures:
         """
         return self.cosine >= min_cosine and self.relative_error <= 2 * math.sqrt(max(0.0, 2 - 2 * min_cosine))
 
+    def is_rounding_like(self, usual: Figures) -> bool:
+        """Whether these are about the figures that rounding leaves.
+
+        Args:
+            usual: Of values computed in the dtype in question. The worst token of one computation need not be as bad
+                in another, so that its cosine has more room than the whole tensor's error.
+        """
+        return self.relative_error <= 1.25 * usual.relative_error and 1 - self.cosine <= 2 * (1 - usual.cosine)
+
 
 def tensors_of(encoded: EncodedCaption) -> Tensors:
     """The tensors there are."""

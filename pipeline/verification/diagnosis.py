@@ -22,7 +22,6 @@ from schemas.row import EncodedCaption
 _NEAR = {"float32": 0.9995, "bfloat16": 0.998, "float8": 0.98}
 """Cosine of the worst token that rounding leaves, with room to spare, by compute dtype."""
 _TIMES_NEARER = 4
-_TIMES_ROUNDING = 1.25
 
 
 def explain(case: Case, encoder: TextEncoder) -> list[Diagnosis]:
@@ -70,8 +69,7 @@ def is_rounding(case: Case, rounded: EncodedCaption) -> bool:
     for name in case.failed:
         found = compare(stored[name], expected[name])
         usual = compare(yardstick[name].astype(dtype), expected[name])
-        # The worst token of one computation need not be as bad in another.
-        if found.relative_error > _TIMES_ROUNDING * usual.relative_error or 1 - found.cosine > 2 * (1 - usual.cosine):
+        if not found.is_rounding_like(usual):
             return False
     return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -123,17 +124,41 @@ def check_reference(expected: EncoderIdentity, actual: EncoderIdentity, *, allow
     """
     same = ("source", "revision", "compute_dtype", "storage_dtype")
     lines = differences(expected, actual.model_copy(update={name: getattr(expected, name) for name in same}))
+    lines = [f"{expected.name}.{line}" for line in lines]
     widths = (expected.hidden_size, expected.pooled_size) == (actual.hidden_size, actual.pooled_size)
-    if not lines or (allowed and widths):
-        return [f"{expected.name}.{line}" for line in lines]
-    options = ", ".join(option(expected.name, name) for name in ("source", "revision", "subfolder", "tokenizer"))
-    go_on = "; --allow-differences compares with this one all the same" if widths else ""
+    options = [option(expected.name, name) for name in ("source", "revision", "subfolder", "tokenizer")]
+    where = f"{expected.name} in {where}"
+    return require_reference(lines, actual.source, options, comparable=widths, allowed=allowed, where=where)
+
+
+def require_reference(
+    differing: list[str], source: str, options: Sequence[str], *, comparable: bool, allowed: bool, where: str
+) -> list[str]:
+    """Refuses a reference that is not what the manifest names.
+
+    Args:
+        differing: A line for each field that differs.
+        source: Of the reference.
+        options: That name another one.
+        comparable: Whether its outputs have the shapes of those stored.
+        allowed: Whether to go on where it differs.
+        where: What of which manifest.
+
+    Returns:
+        `differing`.
+
+    Raises:
+        IdentityMismatchError: It differs, and this is not allowed, or its outputs have other shapes.
+    """
+    if not differing or (allowed and comparable):
+        return differing
+    go_on = "; --allow-differences compares with this one all the same" if comparable else ""
     raise IdentityMismatchError(
         "encoder-differs",
-        where=f"{expected.name} in {where}",
+        where=where,
         expected="the weights and the tokenizer that the manifest has the digests of",
-        actual=f"others in {actual.source} (manifest -> found here):\n    " + "\n    ".join(lines),
-        remedy=f"name those that made the dataset by {options}{go_on}",
+        actual=f"others in {source} (manifest -> found here):\n    " + "\n    ".join(differing),
+        remedy=f"name those that made the dataset by {', '.join(options)}{go_on}",
     )
 
 

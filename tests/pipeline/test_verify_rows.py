@@ -27,7 +27,7 @@ def test_rows_are_drawn_evenly_and_again_the_same(tmp_path: Path, monkeypatch: p
     valid |= {("json.x", "a", i) for i in range(30)}
 
     def places(count: int, seed: int) -> list[tuple[str, str, int]]:
-        return [(row.group, row.shard, row.index) for row in sample_rows(dataset, count, seed)]
+        return [(row.group, row.shard, row.index) for row in sample_rows(dataset, dataset.caption_groups, count, seed)]
 
     assert places(8, 1) == places(8, 1) != places(8, 2)
     assert places(1000, 3) == sorted(valid)
@@ -49,7 +49,7 @@ def test_rows_are_drawn_evenly_and_again_the_same(tmp_path: Path, monkeypatch: p
         return original(self, *place)
 
     monkeypatch.setattr(Dataset, "read_chunk", counted)
-    rows = sample_rows(dataset, 3, 5)
+    rows = sample_rows(dataset, dataset.caption_groups, 3, 5)
     assert len(read) == len(set(read)) < 10
     assert {(row.group, row.shard, row.index // 4) for row in rows} <= set(read)
     for row in rows:
@@ -60,7 +60,7 @@ def test_rows_are_drawn_evenly_and_again_the_same(tmp_path: Path, monkeypatch: p
 def test_a_dataset_without_captions(tmp_path: Path) -> None:
     dataset = write_dataset(str(tmp_path / "ds"), made_up_manifest(), {"txt": {"a": samples(3, missing=range(3))}})
     with pytest.raises(ConfigError, match="nothing-to-verify"):
-        sample_rows(open_dataset(dataset.url), 1, 0)
+        sample_rows(open_dataset(dataset.url), ["txt"], 1, 0)
 
 
 def test_figures() -> None:
