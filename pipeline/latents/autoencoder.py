@@ -17,6 +17,7 @@ from pipeline.encoders.file_trees import FileTree, open_tree
 from pipeline.encoders.tensor_files import TensorFiles
 from pipeline.encoders.towers import fill_tower, match_tensors
 from pipeline.encoders.weight_files import choose_weights
+from pipeline.latents.group_norm import fuse_group_norms
 from pipeline.latents.options import VaeConfig
 from schemas.errors import ConfigError
 from schemas.identity import LatentComputeDtype
@@ -124,7 +125,10 @@ class LatentEncoder:
         self.weights_sha256 = fill_tower(autoencoder, autoencoder.tensors, dtype=self._dtype, device=self.device)
         is_float32 = self._dtype == torch.float32
         self._memory_format = torch.contiguous_format if is_float32 else torch.channels_last
-        self._module: Any = autoencoder.module.to(memory_format=self._memory_format)
+        self._module: Any = autoencoder.module
+        autoencoder.module.to(memory_format=self._memory_format)
+        if self.device.type == "cuda" and not is_float32:
+            fuse_group_norms(autoencoder.module.get_submodule("encoder"))
         self._autoencoder = autoencoder
 
     @torch.inference_mode()

@@ -69,6 +69,21 @@ def test_convolutions_read_channels_last_in_bfloat16(tmp_path: Path, compute_dty
     assert all(seen) == (compute_dtype == "bfloat16")
 
 
+def test_pixels_are_scaled_before_they_are_rounded(tmp_path: Path) -> None:
+    """To bfloat16 once, so that levels stay apart as far as it can keep them."""
+    _, encoder = load_latents(options(save(small_autoencoder(), tmp_path)), "bfloat16", "cpu")
+    assert encoder is not None
+    levels, seen = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16), []
+
+    def look(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, torch.nn.Conv2d) and not seen:
+            seen.append(inputs[0])
+
+    with register_module_forward_pre_hook(look):
+        encoder.encode(levels)
+    assert torch.equal(seen[0], (levels.float() / 127.5 - 1).bfloat16())
+
+
 def test_loading_changes_no_setting_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     load_latents(options(save(small_autoencoder(), tmp_path)), FLOAT32, "cpu")
