@@ -167,7 +167,7 @@ def _blocks(
 
 def _to_host(part: _Prepared) -> _Prepared:
     """Launches the copy of a part into one block of page-locked memory, which lives as long as a view of it does."""
-    block, at = _page_locked(part.num_bytes), 0
+    block, at = page_locked(part.num_bytes), 0
 
     def copied(tensor: torch.Tensor) -> torch.Tensor:
         nonlocal at
@@ -178,7 +178,12 @@ def _to_host(part: _Prepared) -> _Prepared:
     return part.map(copied)
 
 
-def _page_locked(num_bytes: int) -> torch.Tensor:
+def page_locked(num_bytes: int) -> torch.Tensor:
+    """Page-locked memory, uint8 [num_bytes].
+
+    Raises:
+        PageLockedMemoryError: There is not enough of it.
+    """
     try:
         return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
     except RuntimeError as error:

@@ -19,7 +19,7 @@ import torch
 from pipeline.counters import Counters
 from pipeline.latents.buckets import Size
 from pipeline.latents.images import CroppedImage
-from pipeline.transfer import TORCH_DTYPES, numpy_array
+from pipeline.transfer import TORCH_DTYPES, numpy_array, page_locked, side_stream
 from schemas.identity import LatentStorageDtype
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ class _Copies:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._up = torch.cuda.Stream(device)
-        self._down = torch.cuda.Stream(device)
+        self._down = side_stream(device)
 
     def launch(
         self,
@@ -268,9 +268,14 @@ class _Copies:
 
         Returns:
             Waits for the batch and gives it.
+
+        Raises:
+            PageLockedMemoryError: There is not enough of it.
         """
+        # Before another stream becomes the current one.
         compute = torch.cuda.current_stream(self._device)
-        staged = torch.empty((len(pixels), *pixels[0].shape), dtype=torch.uint8, pin_memory=True)
+        # torch does not give this memory to the next batch before the copy is over.
+        staged = page_locked(len(pixels) * pixels[0].size).view(len(pixels), *pixels[0].shape)
         np.stack(pixels, out=staged.numpy())
         with torch.cuda.stream(self._up):
             images = staged.to(self._device, non_blocking=True)
@@ -283,7 +288,7 @@ class _Copies:
         ended.record(compute)
         self._down.wait_stream(compute)
         with torch.cuda.stream(self._down):
-            values, finite = (_to_pinned(output) for output in outputs)
+            values, finite = (_to_host(output) for output in outputs)
             done = torch.cuda.Event()
             done.record(self._down)
         for output in outputs:
@@ -296,6 +301,7 @@ class _Copies:
         return wait
 
 
-def _to_pinned(tensor: torch.Tensor) -> torch.Tensor:
-    there = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+def _to_host(tensor: torch.Tensor) -> torch.Tensor:
+    """Launches the copy of a tensor into page-locked memory."""
+    there = page_locked(tensor.numel() * tensor.element_size()).view(tensor.dtype).view(tensor.shape)
     return there.copy_(tensor, non_blocking=True)

@@ -12,9 +12,10 @@ from pipeline.latents import LatentOptions, load_latents
 from pipeline.latents.autoencoder import LatentEncoder
 from pipeline.latents.engine import EncodedImageWindow, LatentEngine
 from pipeline.latents.options import VaeConfig
+from tests.pipeline.device_encoders import checked_device
 from tests.pipeline.latents.autoencoders import save, small_autoencoder
 from tests.pipeline.latents.test_engine import windows
-from tests.stream_checker import DEVICE, StreamChecker, checked_streams
+from tests.stream_checker import DEVICE, StreamChecker
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def run(encoder: object, num_rows: list[int]) -> list[EncodedImageWindow]:
 def test_windows_of_several_batches(encoder: LatentEncoder) -> None:
     num_rows = [30, 0, 1, 17]
     expected = run(encoder, num_rows)
-    with checked_streams() as checker:
+    with checked_device() as checker:
         found = run(OnDevice(encoder, checker), num_rows)
         assert checker.kernels["autoencoder"] >= 12
         pinned = checker.pinned_bytes
