@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.latents import LatentOptions, load_latents
+from pipeline.latents import LatentOptions, engine, load_latents
 from pipeline.latents.autoencoder import LatentEncoder
 from pipeline.latents.engine import EncodedImageWindow, LatentEngine
 from pipeline.latents.options import VaeConfig
+from pipeline.transfer import page_locked
 from tests.pipeline.device_encoders import checked_device
 from tests.pipeline.latents.autoencoders import save, small_autoencoder
 from tests.pipeline.latents.test_engine import windows
@@ -41,13 +42,20 @@ class OnDevice:
 
 
 def run(encoder: object, num_rows: list[int]) -> list[EncodedImageWindow]:
-    engine = LatentEngine(encoder, "bfloat16", 4, batch_pixels=1)  # type: ignore[arg-type] # a stand-in
-    return list(engine.encode(windows(num_rows, 0)))
+    found = LatentEngine(encoder, "bfloat16", 4, batch_pixels=1)  # type: ignore[arg-type] # a stand-in
+    return list(found.encode(windows(num_rows, 0)))
 
 
-def test_windows_of_several_batches(encoder: LatentEncoder) -> None:
+def test_windows_of_several_batches(encoder: LatentEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     num_rows = [30, 0, 1, 17]
     expected = run(encoder, num_rows)
+    num_bytes = []
+
+    def counted(number: int) -> torch.Tensor:
+        num_bytes.append(number)
+        return page_locked(number)
+
+    monkeypatch.setattr(engine, "page_locked", counted)
     with checked_device() as checker:
         found = run(OnDevice(encoder, checker), num_rows)
         assert checker.kernels["autoencoder"] >= 12
@@ -60,6 +68,8 @@ def test_windows_of_several_batches(encoder: LatentEncoder) -> None:
                 np.testing.assert_array_equal(row.latents.view(np.uint16), same.latents.view(np.uint16))
                 assert (row.original_size, row.crop, row.size) == (same.original_size, same.crop, same.size)
         assert out.counters.device_seconds > 0 or not out.keys
-    # Of a batch, in powers of two: 1,024 bytes of pixels, 512 of latents, 4 that say which are finite. Two batches are
-    # in flight while one is launched.
-    assert 3 * (512 + 4) < pinned <= 3 * (1024 + 512 + 4)
+    images = [image for window in windows(num_rows, 0) for image in window.images if image is not None]
+    # Pixels and latents, and a byte an image that says whether it is finite.
+    assert sum(num_bytes) == sum(image.pixels.size + 2 * 4 * image.pixels.size // 12 + 1 for image in images)
+    # Two batches are in flight while one is launched; page-locked memory comes in powers of two.
+    assert pinned <= 3 * (1024 + 512 + 4)
