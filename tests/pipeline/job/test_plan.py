@@ -10,7 +10,7 @@ import pytest
 
 import schemas
 from pipeline.encode import run
-from pipeline.job.dry_run import caption_cost
+from pipeline.job.dry_run import caption_cost, image_cost
 from pipeline.job.estimate import RowCost, estimate
 from pipeline.job.finalize import finalize
 from pipeline.job.plan import make_plan
@@ -116,9 +116,12 @@ def test_a_dry_run_tells_what_the_real_models_cost(
     assert caption_cost(config).seconds == pytest.approx(0.827 / 395, rel=0.01)
     run(config)
     assert re.search(r"captions +about 15\n.*bytes +about 9.7 MB\n", capsys.readouterr().out, re.DOTALL)
-    run(dataclasses.replace(config, columns=(), latents="autoencoder_kl"))
+    config = dataclasses.replace(config, columns=(), latents="autoencoder_kl")
+    # 1.13 TFLOP an image, by default in bfloat16.
+    assert image_cost(config).seconds == pytest.approx(1.13 / 395, rel=0.01)
+    run(dataclasses.replace(config, vae=dataclasses.replace(config.vae, compute_dtype="float32")))
     out = capsys.readouterr().out
-    # 15 images of 16 x 64 x 64 bfloat16; 1.13 TFLOP each at half of 60 TFLOP/s.
+    # 15 images of 16 x 64 x 64 bfloat16; in float32 at half of 60 TFLOP/s.
     assert re.search(r"images +about 15\n.*bytes +about 2.0 MB\n.*time +about 0.6 seconds", out, re.DOTALL)
     assert "captions" not in out.split("estimated from")[0]
     assert not (tmp_path / "new").exists()
