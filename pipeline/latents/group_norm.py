@@ -67,7 +67,7 @@ class GroupNormSilu(nn.Module):
 def fuse_group_norms(encoder: nn.Module) -> None:
     """Replaces each GroupNorm that SiLU follows in diffusers' `Encoder` by one compiled function.
 
-    Where compiling fails, as without a C compiler, the encoder stays as it is, with a warning.
+    Where compiling fails, as without a C compiler, or changes values, the encoder stays as it is, with a warning.
 
     Args:
         encoder: Channels last, on its device.
@@ -101,11 +101,19 @@ def _compiled(norms: list[nn.GroupNorm]) -> _Function | None:
 
 @torch.inference_mode()
 def _compile(function: _Function, norm: nn.GroupNorm, batch: int) -> None:
-    """Gives the function an example; one that is not made in inference mode would make a graph that is never used."""
-    example = torch.zeros(batch, norm.num_channels, 16, 24, dtype=norm.weight.dtype, device=norm.weight.device)
-    example = example.to(memory_format=torch.channels_last)
+    """Compiles the function for an example and compares its values.
+
+    Raises:
+        ValueError: They are not those that it has when it is not compiled.
+    """
+    values = torch.randn(batch, norm.num_channels, 16, 24, generator=torch.Generator().manual_seed(0)) + 1
+    # Made in inference mode, as all later inputs are; for others there would be graphs of their own.
+    example = values.to(norm.weight.device, norm.weight.dtype, memory_format=torch.channels_last)
     for dimension in (0, 2, 3) if batch > 1 else (2, 3):
         torch._dynamo.mark_dynamic(example, dimension)
     # Otherwise it is symbolic from the second number on, and kernels load one value at a time.
     torch._dynamo.mark_static(example, 1)
-    function(example, norm.weight, norm.bias, norm.num_groups, norm.eps)
+    found = function(example, norm.weight, norm.bias, norm.num_groups, norm.eps)
+    expected = group_norm_silu(example, norm.weight, norm.bias, norm.num_groups, norm.eps)
+    if not torch.allclose(found.float(), expected.float(), rtol=0.02, atol=0.02):
+        raise ValueError(f"values of {norm.num_channels} channels differ by {(found - expected).abs().max():.3g}")
