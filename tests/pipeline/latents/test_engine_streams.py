@@ -8,15 +8,26 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.latents import LatentOptions, engine, load_latents
+from pipeline.engine_settings import EngineSettings
+from pipeline.latents import LatentOptions, describe_latents, engine, load_latents
 from pipeline.latents.autoencoder import LatentEncoder
 from pipeline.latents.engine import EncodedImageWindow, LatentEngine
-from pipeline.latents.options import VaeConfig
+from pipeline.latents.groups import LatentGroups
+from pipeline.latents.options import ImageConfig, VaeConfig
+from pipeline.shard_encoder import ShardEncoder
 from pipeline.transfer import page_locked
+from schemas.dataset import open_dataset
+from schemas.latent_manifest import LatentManifest, create_latents_or_require_same
+from schemas.manifest import Layout, Provenance
+from schemas.storage import Store
 from tests.pipeline.device_encoders import checked_device
+from tests.pipeline.encoding import write_tar
 from tests.pipeline.latents.autoencoders import save, small_autoencoder
+from tests.pipeline.latents.pictures import encoded, noise
 from tests.pipeline.latents.test_engine import windows
 from tests.stream_checker import DEVICE, StreamChecker
+
+IMAGES = ImageConfig(resolution=32, crop="buckets", bucket_step=8)
 
 
 @pytest.fixture
@@ -73,3 +84,31 @@ def test_windows_of_several_batches(encoder: LatentEncoder, monkeypatch: pytest.
     assert sum(num_bytes) == sum(image.pixels.size + 2 * 4 * image.pixels.size // 12 + 1 for image in images)
     # Two batches are in flight while one is launched; page-locked memory comes in powers of two.
     assert pinned <= 3 * (1024 + 512 + 4)
+
+
+def test_shards_from_tar_to_dataset(encoder: LatentEncoder, tmp_path: Path) -> None:
+    """Decoded, encoded and packed in threads of their own; stored are the CPU's bytes."""
+    images = [encoded(noise(24 + 8 * (n % 3), 40 - 8 * (n % 2), seed=n)) for n in range(13)]
+    tars = [write_tar(tmp_path / "in" / f"{name}.tar", [(f"{n}.png", images[n]) for n in range(13)]) for name in "ab"]
+    options = LatentOptions("autoencoder_kl", IMAGES, VaeConfig(str(tmp_path / "vae"), batch_size=3))
+    identity = describe_latents(options, "bfloat16")
+    created = Provenance(run_id="test", time="2026-01-01T00:00:00+00:00", versions={})
+    layout = Layout(container="arrow", chunk_rows=2, part_bytes=2 * 1024**2)
+    manifest = LatentManifest(layout=layout, latents=identity, created=created)
+    settings = EngineSettings(image_window_bytes=4 * 3 * IMAGES.resolution**2)
+
+    def encode(out: Path, encoder: object) -> list[tuple[str, ...]]:
+        store = Store(str(out))
+        create_latents_or_require_same(store, manifest)
+        groups = LatentGroups(manifest, identity, encoder, options, settings, "test")  # type: ignore[arg-type] # a stand-in
+        inputs = Store(str(tmp_path / "in"))
+        shards = ShardEncoder(inputs, store, None, {}, settings, "test", "cpu", latents=groups)
+        for tar in tars:
+            assert shards.encode(tar, ["latents"], 1).counters.num_images == 13
+        dataset = open_dataset(str(out), "ledger")
+        return [tuple(part.sha256 for part in dataset.record("latents", tar.shard).parts) for tar in tars]
+
+    expected = encode(tmp_path / "cpu", encoder)
+    with checked_device() as checker:
+        assert encode(tmp_path / "gpu", OnDevice(encoder, checker)) == expected
+        assert checker.kernels["autoencoder"] >= 2 * 13 // 3
