@@ -115,6 +115,7 @@ class LatentPass:
         self._groups = groups
         self._scan = scan
         self._group = group
+        self._rejected: dict[int, Reject] = {}
         self._num_images: dict[str, int] = {}
         self._raw_bytes = 0
 
@@ -131,6 +132,8 @@ class LatentPass:
                     rows = window.rows[start : start + step]
                     make = partial(self._chunk, schema, window.keys[start : start + step], rows)
                     yield LazyBatch(sum(row.latents.nbytes for row in rows if row is not None), make)
+        # By row: which thread came first differs from run to run.
+        self.rejects = [self._rejected[row] for row in sorted(self._rejected)]
 
     def stats(self) -> dict[str, LatentStats]:
         """Images by size, and bytes."""
@@ -164,7 +167,7 @@ class LatentPass:
     def _checked(self, row: int, found: Iterable[CroppedImage | Fault | None]) -> Iterator[CroppedImage | None]:
         for index, image in enumerate(found, start=row):
             if isinstance(image, Fault):
-                self.rejects.append(self._scan.image_reject(index, image))
+                self._rejected[index] = self._scan.image_reject(index, image)
                 yield None
             else:
                 yield image
@@ -172,9 +175,9 @@ class LatentPass:
     def _add(self, window: EncodedImageWindow) -> Counters:
         """Takes a window into the sums and the rejects."""
         dtype = self._groups.manifest.latents.storage_dtype
+        fault = Fault("output-not-finite", f"the autoencoder's output is NaN or infinite as {dtype}")
         for row in window.not_finite:
-            reason = f"the autoencoder's output is NaN or infinite as {dtype}"
-            self.rejects.append(self._scan.image_reject(window.start + row, Fault("output-not-finite", reason)))
+            self._rejected[window.start + row] = self._scan.image_reject(window.start + row, fault)
         images = [row for row in window.rows if row is not None]
         for image in images:
             name = f"{image.size[0]}x{image.size[1]}"

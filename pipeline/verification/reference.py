@@ -156,7 +156,7 @@ def require_reference(
     raise IdentityMismatchError(
         "encoder-differs",
         where=where,
-        expected="the weights and the tokenizer that the manifest has the digests of",
+        expected="the weights, and of a text encoder the tokenizer, that the manifest has the digests of",
         actual=f"others in {source} (manifest -> found here):\n    " + "\n    ".join(differing),
         remedy=f"name those that made the dataset by {', '.join(options)}{go_on}",
     )

@@ -207,6 +207,18 @@ def test_latents_that_are_not_finite_are_rejects(tmp_path: Path, tar: InputTar) 
     assert {reject.code for reject in rejects(tmp_path / "out")} == {"output-not-finite"}
 
 
+def test_rejects_stand_in_the_order_of_the_rows(tmp_path: Path) -> None:
+    """Images are decoded windows before others turn out not to be finite."""
+    data = [b"not an image" if number % 3 == 2 else encoded(noise(40, 40, seed=number)) for number in range(24)]
+    tar = write_tar(tmp_path / "in" / "s.tar", [(f"{number}.png", image) for number, image in enumerate(data)])
+    vae = VaeConfig(save(small_autoencoder(scaling_factor=1e9), tmp_path / "vae"), storage_dtype="float16")
+    options = dataclasses.replace(PIXELS, latents="autoencoder_kl", vae=vae)
+    settings = EngineSettings(image_window_bytes=1)
+    worker(tmp_path / "in", tmp_path / "out", latents=options, settings=settings).encode(tar, ["latents"], 1)
+    found = [(int(reject.key or ""), reject.code) for reject in rejects(tmp_path / "out")]
+    assert found == [(n, "image-undecodable" if n % 3 == 2 else "output-not-finite") for n in range(24)]
+
+
 def test_a_node_with_other_weights_encodes_nothing(tmp_path: Path) -> None:
     vae = small_autoencoder()
     options = dataclasses.replace(PIXELS, latents="autoencoder_kl", vae=VaeConfig(save(vae, tmp_path / "vae")))
