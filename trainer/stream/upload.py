@@ -1,7 +1,7 @@
-"""Host batches onto the training device, beside the step that is running.
+"""Uploads host batches to the training device while a step is running.
 
-On a GPU a thread of its own uploads and merges on a side stream, so that the next batch is ready before the step ends;
-the step only waits for an event. On the CPU there is nothing to upload and the batch is handed on.
+On a GPU a thread of its own uploads and merges on a side stream and waits until a batch is ready, so that the step need
+not. On the CPU there is nothing to upload and the batch is handed on.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class UploadedAhead:
     def __init__(self, batches: Iterator[HostBatch], uploader: Uploader) -> None:
         self._batches = batches
         self._uploader = uploader
-        self._out: queue.Queue[tuple[Batch, torch.cuda.Event] | BaseException | None] = queue.Queue(_AHEAD)
+        self._out: queue.Queue[Batch | BaseException | None] = queue.Queue(_AHEAD)
         self._stopped = threading.Event()
         self._done = False
         self._thread = threading.Thread(target=self._run, name="stream-upload", daemon=True)
@@ -111,13 +111,12 @@ class UploadedAhead:
         if found is None or isinstance(found, BaseException):
             self._done = True
             raise StopIteration if found is None else found
-        batch, uploaded = found
+        # The uploading thread has waited for it, so the current stream need not.
         stream = torch.cuda.current_stream(self._uploader._device)
-        stream.wait_event(uploaded)
-        for tensor in _tensors(batch):
+        for tensor in _tensors(found):
             # Memory of the side stream: it must not be used anew there while this stream still reads it.
             tensor.record_stream(stream)
-        return batch
+        return found
 
     def close(self) -> None:
         """Ends the thread."""
@@ -130,17 +129,15 @@ class UploadedAhead:
             with torch.cuda.device(device), torch.cuda.stream(stream):
                 for host in self._batches:
                     batch = self._uploader.upload(host)
-                    uploaded = torch.cuda.Event()
-                    uploaded.record(stream)
-                    uploaded.synchronize()
+                    stream.synchronize()
                     self._uploader.give_back(host)
-                    if not self._put((batch, uploaded)):
+                    if not self._put(batch):
                         return
             self._put(None)
         except BaseException as error:
             self._put(error)
 
-    def _put(self, item: tuple[Batch, torch.cuda.Event] | BaseException | None) -> bool:
+    def _put(self, item: Batch | BaseException | None) -> bool:
         while not self._stopped.is_set():
             try:
                 self._out.put(item, timeout=1.0)
