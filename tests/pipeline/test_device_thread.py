@@ -292,8 +292,10 @@ def test_the_thread_holds_nothing_between_tasks_and_ends_with_its_owner() -> Non
     assert thread.submit(lambda it: it, thing).result() is thing
     watched = weakref.ref(thing)
     del thing
-    thread.submit(lambda: None).result()
-    assert watched() is None
+    deadline = time.monotonic() + WAIT_SECONDS
+    while watched() is not None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert watched() is None, "the thread waits for its next task, and holds the last one's"
     del thread
     ident.join(WAIT_SECONDS)
     assert not ident.is_alive()

@@ -17,8 +17,10 @@ from trainer.conditioning import ConditioningConfig, context_layout
 from trainer.stream.batch import Batch
 from trainer.stream.config import StreamConfig
 from trainer.stream.decode import decoded_captions
+from trainer.stream.host_batch import HostBatch
 from trainer.stream.loader import StreamLoader
-from trainer.stream.staged import DeviceAssembler, Staging
+from trainer.stream.staged import DeviceAssembler, StagedBatch, Staging
+from trainer.stream.upload import Uploader
 
 CONFIG = StreamConfig(num_streams=2, num_threads=2, num_readers=2, ready_batches=1)
 
@@ -56,8 +58,20 @@ def step(batch: Batch) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(("merge", "empty"), [("device", True), ("device", False), ("host", False)])
-def test_batches_are_those_of_a_cpu(dataset: Dataset, merge: str, empty: bool) -> None:
+def test_batches_are_those_of_a_cpu(dataset: Dataset, merge: str, empty: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """22 batches through 3 stagings, while the consumer launches its work and waits for nothing."""
+    give_back, given_back = Uploader.give_back, []
+
+    def watched(self: Uploader, host: HostBatch) -> None:
+        # Whoever takes it next may write at once, though here it may happen to do so later.
+        if isinstance(host.conditioning, StagedBatch):
+            for staged in (*host.conditioning.hidden.values(), *host.conditioning.pooled.values()):
+                given_back.extend(plane.numpy() for plane in staged.planes)
+        for images in host.latents:
+            images.latents.view(torch.uint8).numpy()
+        give_back(self, host)
+
+    monkeypatch.setattr(Uploader, "give_back", watched)
     wanted = [step(batch) for batch in loader(dataset, torch.device("cpu"), merge, empty=empty)]
     with checked_streams():
         one = loader(dataset, DEVICE, merge, empty=empty)
@@ -66,6 +80,7 @@ def test_batches_are_those_of_a_cpu(dataset: Dataset, merge: str, empty: bool) -
         values = [[tensor.cpu() for tensor in tensors] for tensors in found]
         del found
     assert len(values) == len(wanted) == 22
+    assert (len(given_back) >= 22 * 10) == (merge == "device")
     for made, plain in zip(values, wanted, strict=True):
         assert all(torch.equal(left, right) for left, right in zip(made, plain, strict=True))
 
