@@ -18,6 +18,7 @@ class _OneKernel(nn.Module):
     def __init__(self, checker: StreamChecker, name: str, tower: nn.Module) -> None:
         super().__init__()
         self.tower = tower
+        self.operations = tower.operations
         self._checker = checker
         self._name = name
 
