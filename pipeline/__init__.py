@@ -2,3 +2,10 @@
 
 Imports `schemas`, never `trainer`. The engine (everything but `job/`) is plain torch and runs without ray.
 """
+
+import os
+
+# Threads of an OpenMP pool that wait for each other sleep instead of spinning: where another process has taken one of
+# the cores, they would spin for a thread that is not scheduled, on the very core it needs. The OpenMP runtime reads
+# this when torch is first imported. Ray's workers inherit it from the driver; on other nodes this import sets it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

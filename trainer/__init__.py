@@ -11,3 +11,7 @@ import os
 # their pages back to the system 10 ms after each, to have them cleared and mapped anew for the next: a tenth of the
 # loader's work. It reads this when pyarrow is first imported.
 os.environ.setdefault("MIMALLOC_PURGE_DELAY", "-1")
+# Threads of an OpenMP pool that wait for each other sleep instead of spinning: where another process has taken one of
+# the cores, they would spin for a thread that is not scheduled, on the very core it needs. The OpenMP runtime reads
+# this when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

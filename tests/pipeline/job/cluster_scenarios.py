@@ -36,9 +36,12 @@ except ConfigError as error:
 @ray.remote(num_cpus=0.5)
 def look_around() -> dict[str, Any]:
     """From a worker."""
+    # On other nodes the import is what sets how torch's threads wait: it must come before torch's own.
+    torch_first = "torch" in sys.modules
     import pipeline
 
-    return {"pipeline": pipeline.__file__, "mode": os.environ.get("RAY_AUTH_MODE")}
+    found = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "OMP_WAIT_POLICY")}
+    return {"pipeline": pipeline.__file__, "torch_first": torch_first, **found}
 
 
 def join(address: str, folder: Path, variables: dict[str, str]) -> list[Any]:

@@ -39,7 +39,9 @@ def test_a_local_cluster_is_what_was_asked_for(found: dict[str, Any]) -> None:
 
 def test_workers_import_from_where_the_driver_did(found: dict[str, Any], repository: Path) -> None:
     assert Path(found["worker"]["pipeline"]).parent.parent == repository
-    assert found["worker"]["mode"] == "token"
+    assert found["worker"]["RAY_AUTH_MODE"] == "token"
+    assert found["worker"]["torch_first"] is False
+    assert found["worker"]["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
 def test_a_local_cluster_has_a_token_of_its_own(found: dict[str, Any]) -> None:
