@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +12,7 @@ import torch
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.encode.matrix_product import product_rate
 from benchmarks.training_step_sizes import SIZES, Size, caption_identity, latent_identity
 from schemas.dataset import open_dataset
 from trainer.conditioning import ConditioningConfig, ContextLayout, context_layout
@@ -70,7 +70,7 @@ class _Figures:
         self.last = values
 
 
-class _NoSaver:
+class NoSaver:
     """The run leaves nothing behind."""
 
     def save(self, state: TrainState, step: int) -> None:
@@ -87,7 +87,7 @@ def run(wanted: Measurement) -> dict[str, Any]:
         layout = context_layout(caption_identity(size))
         arguments = transformer_config(size.model, layout, latent_identity(wanted.resolution))
         flops = _forward_flops(arguments, layout, wanted.resolution)
-        product = _product_flops(size, distributed.device)
+        product = _product_rate(size, distributed.device)
         stream, loader, encoder_parameters = _stream(wanted, size, layout, distributed)
         try:
             state = _state(wanted, size, arguments, loader, distributed)
@@ -160,13 +160,8 @@ def _loop(
     layout: ContextLayout,
     figures: _Figures,
 ) -> Loop:
-    latents, dtype = latent_identity(wanted.resolution), getattr(torch, SIZES[wanted.size].dtype)
-    empty = MicroBatch(
-        torch.zeros(1, *latents.latent_shape(*latents.buckets[0]), device=distributed.device),
-        torch.zeros(1, layout.num_tokens, layout.width, dtype=dtype, device=distributed.device),
-        torch.zeros(1, layout.pooled_width, dtype=dtype, device=distributed.device),
-        np.zeros(1, np.int64),
-    )
+    dtype = getattr(torch, SIZES[wanted.size].dtype)
+    empty = placeholder(wanted.resolution, layout, dtype, distributed.device)
     flow, num_steps = FlowConfig(), 2 * wanted.steps
     config = StepConfig(flow, flow.resolved_shift(wanted.resolution), OptimizerConfig(), num_steps, 0)
     return Loop(
@@ -175,8 +170,19 @@ def _loop(
         stream,
         TrainStep(state, config, distributed, empty),
         distributed,
-        saver=_NoSaver(),
+        saver=NoSaver(),
         reporter=figures,
+    )
+
+
+def placeholder(resolution: int, layout: ContextLayout, dtype: torch.dtype, device: torch.device) -> MicroBatch:
+    """A sample of zeros, for `TrainStep`."""
+    latents = latent_identity(resolution)
+    return MicroBatch(
+        torch.zeros(1, *latents.latent_shape(*latents.buckets[0]), device=device),
+        torch.zeros(1, layout.num_tokens, layout.width, dtype=dtype, device=device),
+        torch.zeros(1, layout.pooled_width, dtype=dtype, device=device),
+        np.zeros(1, np.int64),
     )
 
 
@@ -192,23 +198,9 @@ def _forward_flops(arguments: dict[str, Any], layout: ContextLayout, resolution:
     return float(counter.get_total_flops())
 
 
-def _product_flops(size: Size, device: torch.device) -> float:
-    """The rate of a large matrix product in the training's dtype: what the device can do, the best of some seconds."""
-    matrix = torch.randn(size.matrix, size.matrix, device=device).to(getattr(torch, size.dtype))
-    best = float("inf")
-    for _ in range(30):
-        _synchronize(device)
-        began = time.perf_counter()
-        for _ in range(4):
-            matrix @ matrix
-        _synchronize(device)
-        best = min(best, (time.perf_counter() - began) / 4)
-    return 2 * size.matrix**3 / best
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _product_rate(size: Size, device: torch.device) -> float:
+    side = size.matrix
+    return product_rate(side, side, side, size.product_seconds, device, getattr(torch, size.dtype))
 
 
 def _device_name(device: torch.device) -> str:

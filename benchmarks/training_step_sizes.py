@@ -41,6 +41,7 @@ class Size:
         batch_size: Samples of a step, unless told otherwise.
         resolutions: Of the pictures, px, unless told otherwise.
         matrix: Side of the matrix product that is the measure of the device.
+        product_seconds: How long it is kept up.
         stream_bytes: Host memory of the stream. It is filled, however small the dataset: the default would hide what a
             step on a CPU takes.
     """
@@ -53,6 +54,7 @@ class Size:
     batch_size: int
     resolutions: tuple[int, ...]
     matrix: int
+    product_seconds: float
     stream_bytes: int
 
 
@@ -71,6 +73,7 @@ SIZES = {
         batch_size=8,
         resolutions=(256,),
         matrix=2048,
+        product_seconds=3.0,
         stream_bytes=256 * 1024**2,
     ),
     # Stable Diffusion 3 medium: 2.0 billion parameters, beside encoders of 5.6.
@@ -87,6 +90,7 @@ SIZES = {
         batch_size=32,
         resolutions=(256, 512),
         matrix=8192,
+        product_seconds=3.0,
         stream_bytes=4 * 1024**3,
     ),
     # Only to see that `full` runs: the same path, bfloat16 and compiled, in seconds on a CPU.
@@ -103,6 +107,7 @@ SIZES = {
         batch_size=4,
         resolutions=(64,),
         matrix=256,
+        product_seconds=0.1,
         stream_bytes=256 * 1024**2,
     ),
 }

@@ -1,4 +1,4 @@
-"""The bare matrix product: what the device can do at most, with the shapes of T5's layers."""
+"""Sustained rate of the bare matrix product: what a device can do at most; the benchmarks divide by it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from benchmarks.encode.timing import synchronize
 
 
 def product_rates(size: Size, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """FLOP/s of each of the four products of a T5 layer, by shape, kept up for some time.
-
-    Random inputs: products of zeros take less power, and a GPU runs faster then.
-    """
+    """Sustained FLOP/s of each of the four products of a T5 layer, by shape."""
     tower, rows = size.towers["t5"], size.product_tokens
     shapes = [
         (tower.width, 3 * tower.width),
@@ -24,13 +21,24 @@ def product_rates(size: Size, device: torch.device, dtype: torch.dtype) -> dict[
         (tower.inner, tower.width),
     ]
     return {
-        f"{rows} x {inner} x {outer}": _rate(rows, inner, outer, size.product_seconds, device, dtype)
+        f"{rows} x {inner} x {outer}": product_rate(rows, inner, outer, size.product_seconds, device, dtype)
         for inner, outer in shapes
     }
 
 
 @torch.inference_mode()
-def _rate(rows: int, inner: int, outer: int, seconds: float, device: torch.device, dtype: torch.dtype) -> float:
+def product_rate(rows: int, inner: int, outer: int, seconds: float, device: torch.device, dtype: torch.dtype) -> float:
+    """Sustained FLOP/s of a linear layer: the mean over some seconds, and so at the clock that the device keeps up.
+
+    Args:
+        rows: Of the input, [rows, inner]. Its values are random: products of zeros take less power, and a GPU runs
+            faster then.
+        inner: Channels of the input.
+        outer: Channels of the output.
+        seconds: At least so long.
+        device: Where.
+        dtype: Of input, weight and output.
+    """
     generator = torch.Generator(device).manual_seed(0)
     inputs = torch.randn(rows, inner, device=device, generator=generator).to(dtype)
     weight = torch.randn(outer, inner, device=device, generator=generator).to(dtype)
