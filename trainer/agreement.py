@@ -28,16 +28,24 @@ class Agreement:
     Attributes:
         num_passes: Passes through the model that every rank does.
         num_valid: Valid samples of the step on all ranks together.
-        stopping: Whether the run ends after the step.
+        stopping: Whether the run was asked, on some rank, to end after the step.
+        seconds: Time of training when the step begins, of the rank that is furthest.
     """
 
     num_passes: int
     num_valid: int
     stopping: bool
+    seconds: float = 0.0
 
 
 def agree(
-    distributed: Distributed, *, num_passes: int, num_valid: int, stopping: bool = False, error: Exception | None = None
+    distributed: Distributed,
+    *,
+    num_passes: int,
+    num_valid: int,
+    stopping: bool = False,
+    seconds: float = 0.0,
+    error: Exception | None = None,
 ) -> Agreement:
     """Exchanges a few numbers; collective.
 
@@ -46,6 +54,7 @@ def agree(
         num_passes: Micro-batches that this rank has.
         num_valid: Valid samples in them.
         stopping: Whether this rank was asked to stop.
+        seconds: Time of training on this rank's clock.
         error: What kept this rank from having any.
 
     Raises:
@@ -54,7 +63,7 @@ def agree(
     """
     if error is not None:
         distributed.store.set(_key(distributed.rank), _text(error))
-    numbers = distributed.gather([num_passes, num_valid, stopping, error is not None])
+    numbers = distributed.gather([num_passes, num_valid, stopping, error is not None, seconds])
     if error is not None:
         raise error
     failed = [rank for rank, found in enumerate(numbers) if found[3]]
@@ -64,6 +73,7 @@ def agree(
         num_passes=int(max(found[0] for found in numbers)),
         num_valid=int(sum(found[1] for found in numbers)),
         stopping=any(found[2] for found in numbers),
+        seconds=max(found[4] for found in numbers),
     )
 
 

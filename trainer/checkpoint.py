@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
 from schemas.errors import ConfigError
 from schemas.identity import require_same
@@ -43,7 +44,7 @@ from trainer.checkpoint_folder import (
 )
 from trainer.checkpoint_ranks import Ranks
 from trainer.checkpoint_state import TrainingState, load_tensors, random_state_names, to_tensors
-from trainer.checkpoint_tensors import finish_writing, read_tensors, start_writing
+from trainer.checkpoint_tensors import finish_writing, make_stager, read_tensors, start_writing
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class Checkpointer:
         self._finisher = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self._last_step: int | None = None
+        self._stager: BlockingAsyncStager | None = None
         self._ranks.first(lambda: remove_unfinished(self._folder))
 
     def latest(self) -> Path | None:
@@ -118,6 +120,7 @@ class Checkpointer:
         stream = state.stream.state_dict()
         document = CheckpointDocument(
             step=step,
+            seconds=state.seconds,
             position=stream["position"],
             world_size=self._ranks.world_size,
             device_type=_device_type(),
@@ -125,9 +128,12 @@ class Checkpointer:
             stream=stream,
             files=(),
         )
+        if self._stager is None:
+            self._stager = make_stager(tensors)
         upload = start_writing(
             writing,
             tensors,
+            self._stager,
             other_names=[name for rank in range(self._ranks.world_size) for name in random_state_names(rank)],
             group=self._ranks.group,
             world_size=self._ranks.world_size,
@@ -162,6 +168,7 @@ class Checkpointer:
         load_tensors(state, tensors, rank=rank)
         state.stream.load_state_dict(document.stream)
         state.step = self._last_step = document.step
+        state.seconds = document.seconds
 
     def _opened(self, path: Path, state: TrainingState) -> CheckpointDocument:
         document = open_checkpoint(path)

@@ -44,6 +44,7 @@ class CheckpointDocument(BaseModel):
     format: Literal["encode-once-checkpoint"] = FORMAT
     format_version: int = FORMAT_VERSION
     step: int = Field(ge=0, description="optimizer steps done")
+    seconds: float = Field(ge=0, description="time of training, over all resumes, when the last step began")
     position: int = Field(ge=0, description="samples of the stream consumed, over all ranks")
     world_size: int = Field(gt=0, description="ranks that wrote it; any number may read it")
     device_type: str = Field(description="cpu or cuda: whose random generators it holds")

@@ -50,6 +50,7 @@ class TrainingState(Protocol):
         ema: Moving average; its `state_dict` has the model's parameter names. None without one.
         stream: Its `state_dict` is JSON and has "position".
         step: Optimizer steps done.
+        seconds: Time that they took.
     """
 
     @property
@@ -73,6 +74,7 @@ class TrainingState(Protocol):
         ...
 
     step: int
+    seconds: float
 
 
 def to_tensors(state: TrainingState, *, rank: int | None) -> dict[str, torch.Tensor]:

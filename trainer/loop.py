@@ -67,16 +67,19 @@ class LoopConfig:
         accumulation: Batches of a step.
         log_every: Steps between two lines of progress.
         checkpoint_every: Steps between two checkpoints.
+        max_seconds: Time limit of the whole run, that before a resume included; None without one. The step that begins
+            after it is the last one.
     """
 
     num_steps: int
     accumulation: int
     log_every: int
     checkpoint_every: int
+    max_seconds: float | None = None
 
 
 class Loop:
-    """Trains until the last step, or until asked to stop.
+    """Trains until the last step, until the time is up, or until asked to stop.
 
     Args:
         config: How long.
@@ -88,6 +91,7 @@ class Loop:
         reporter: Of figures; None on ranks that show none.
         due: What else happens; also after the last step.
         on_batches: Told of the batches of each step.
+        clock: Seconds that only go up.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class Loop:
         reporter: Reporter | None,
         due: Iterable[Due] = (),
         on_batches: Callable[[int, list[Batch]], None] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._config = config
         self._state = state
@@ -112,6 +117,7 @@ class Loop:
         self._reporter = reporter
         self._due = tuple(due)
         self._on_batches = on_batches
+        self._clock = clock
         self._meter = Meter(distributed)
         self._pacer = Pacer(distributed.device)
 
@@ -119,7 +125,7 @@ class Loop:
         """Trains; collective. The state at the end has been saved.
 
         Returns:
-            Whether all steps are done; False if the run was stopped before.
+            Whether all steps are done or the time is up; False if the run was stopped before.
 
         Raises:
             RankFailedError: Another rank could not go on.
@@ -134,17 +140,24 @@ class Loop:
                 self._saver.wait()
             raise
         self._saver.wait()
-        return self._state.step >= self._config.num_steps
+        return self._complete
+
+    @property
+    def _complete(self) -> bool:
+        state, config = self._state, self._config
+        out_of_time = config.max_seconds is not None and state.seconds >= config.max_seconds
+        return state.step >= config.num_steps or out_of_time
 
     def _train(self, stop: StopRequest) -> None:
-        state, num_steps = self._state, self._config.num_steps
+        state = self._state
         batches = iter(self._stream)
+        self._began = self._clock() - state.seconds
         stopping = False
-        while state.step < num_steps and not stopping:
+        while not self._complete and not stopping:
             agreement, pulled = self._pull(batches, stop)
-            stopping = agreement.stopping
+            stopping, state.seconds = agreement.stopping, agreement.seconds
             self._one_step(agreement, pulled)
-            self._after_step(last=stopping or state.step == num_steps, stopping=stopping)
+            self._after_step(last=stopping or self._complete, stopping=stopping)
 
     def _pull(self, batches: Iterator[Batch], stop: StopRequest) -> tuple[Agreement, list[Batch]]:
         waited = self._stream.waiting_seconds
@@ -160,6 +173,7 @@ class Loop:
             num_passes=num_passes(pulled),
             num_valid=num_valid_rows(pulled),
             stopping=stop.requested,
+            seconds=self._clock() - self._began,
             error=error,
         )
         return agreement, pulled
@@ -176,7 +190,7 @@ class Loop:
         saves = last or step % config.checkpoint_every == 0
         # Before every save, too: figures are refused if they are not finite, and then nothing is saved.
         if saves or step % config.log_every == 0:
-            figures = self._meter.figures(step)
+            figures = self._meter.figures(step) | {"training_seconds": self._state.seconds}
             if self._reporter is not None:
                 self._reporter.training(step, figures)
         if saves:

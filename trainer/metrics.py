@@ -61,15 +61,24 @@ class Metrics:
         folder: Of the run.
         config: Where.
         num_steps: Of the whole run.
+        max_seconds: Time limit of the whole run; None without one.
         first_step: Steps done before; figures of later ones, of a run that was killed, are dropped.
         run_config: Resolved configuration, for Weights & Biases.
     """
 
     def __init__(
-        self, folder: Path, config: MetricsConfig, *, num_steps: int, first_step: int, run_config: Mapping[str, Any]
+        self,
+        folder: Path,
+        config: MetricsConfig,
+        *,
+        num_steps: int,
+        max_seconds: float | None,
+        first_step: int,
+        run_config: Mapping[str, Any],
     ) -> None:
         drop_lines_after(folder / METRICS_NAME, first_step)
         self._num_steps = num_steps
+        self._max_seconds = math.inf if max_seconds is None else max_seconds
         self._sinks: list[Sink] = [History(folder / METRICS_NAME)]
         if config.tensorboard:
             self._sinks.append(_TensorBoard(folder / "tensorboard", first_step))
@@ -77,8 +86,8 @@ class Metrics:
             self._sinks.append(_WeightsAndBiases(config.wandb_project, folder, run_config))
 
     def training(self, step: int, values: Mapping[str, float]) -> None:
-        """Figures of the steps since the last line, by the names of `trainer.meter`."""
-        print(progress_line(step, self._num_steps, values), flush=True)
+        """Figures of the steps since the last line, by the names of `trainer.meter`, and `training_seconds`."""
+        print(progress_line(step, self._num_steps, values, self._max_seconds), flush=True)
         self._write(step, values)
 
     def validation(self, step: int, values: Mapping[str, float]) -> None:
@@ -96,9 +105,9 @@ class Metrics:
             sink.write(step, values)
 
 
-def progress_line(step: int, num_steps: int, values: Mapping[str, float]) -> str:
+def progress_line(step: int, num_steps: int, values: Mapping[str, float], max_seconds: float = math.inf) -> str:
     """How the run stands, on one line."""
-    left = (num_steps - step) * values["seconds_per_step"]
+    left = min((num_steps - step) * values["seconds_per_step"], max(0.0, max_seconds - values["training_seconds"]))
     return " | ".join(
         [
             f"step {step:,}/{num_steps:,}",

@@ -54,13 +54,21 @@ class OptimizerConfig:
                 remedy="choose another value, or leave the option out",
             )
 
-    def rate_at(self, step: int, num_steps: int) -> float:
-        """The learning rate of a step (counted from 0) of a run of `num_steps`."""
+    def rate_at(self, step: int, num_steps: int, *, time_share: float = 0.0) -> float:
+        """The learning rate of a step.
+
+        Args:
+            step: Counted from 0.
+            num_steps: Of the whole run.
+            time_share: Share of the run's time limit that has passed before the step, from 0; 0 without a limit. A
+                cosine follows it where it is ahead of the steps.
+        """
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
         if self.schedule == "constant":
             return self.learning_rate
-        share = min(1.0, (step - self.warmup_steps) / max(1, num_steps - self.warmup_steps))
+        step_share = (step - self.warmup_steps) / max(1, num_steps - self.warmup_steps)
+        share = min(1.0, max(step_share, time_share))
         return self.learning_rate * (self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * share)))
 
 

@@ -40,6 +40,10 @@ class TrainConfig:
     steps: int = 500_000
     """Optimizer steps of the whole run."""
 
+    max_seconds: float | None = None
+    """Seconds of training after which the run is complete, whatever steps are left; a cosine schedule ends then.
+    Counted from the first step over all resumes; start-up and the last checkpoint and evaluation come on top."""
+
     batch_size: int = 1024
     """Samples of a step, on all ranks together."""
 
@@ -69,15 +73,17 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuses numbers that mean nothing."""
-        for name in ("steps", "batch_size", "accumulation"):
-            if getattr(self, name) < 1:
-                raise ConfigError(
-                    "option-out-of-range",
-                    where=f"--{name.replace('_', '-')}",
-                    expected="a number above 0",
-                    actual=str(getattr(self, name)),
-                    remedy="choose another value, or leave the option out",
-                )
+        wrong = [name for name in ("steps", "batch_size", "accumulation") if getattr(self, name) < 1]
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            wrong.append("max_seconds")
+        if wrong:
+            raise ConfigError(
+                "option-out-of-range",
+                where=", ".join(f"--{name.replace('_', '-')}" for name in wrong),
+                expected="a number above 0",
+                actual=", ".join(str(getattr(self, name)) for name in wrong),
+                remedy="choose another value, or leave the option out",
+            )
 
     def batch_size_of_rank(self, world_size: int) -> int:
         """Rows of one pass on one rank.

@@ -35,6 +35,8 @@ class TrainState:
         ema: Their moving average; None for a run without.
         stream: The position in the data.
         step: Steps done.
+        seconds: Wall-clock time from the first step to the beginning of the last one, pauses between a stop and a
+            resume left out; the same on all ranks.
     """
 
     model: nn.Module
@@ -42,3 +44,4 @@ class TrainState:
     ema: Ema | None
     stream: Stateful
     step: int = 0
+    seconds: float = 0.0

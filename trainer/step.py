@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule
 
 from trainer.agreement import Agreement
 from trainer.distributed import Distributed
@@ -44,6 +45,7 @@ class StepConfig:
         optimizer: Schedule and clipping.
         num_steps: Of the whole run, for the schedule.
         seed: Of noise and timesteps.
+        max_seconds: Time limit of the whole run, for the schedule; None without one.
     """
 
     flow: FlowConfig
@@ -51,6 +53,7 @@ class StepConfig:
     optimizer: OptimizerConfig
     num_steps: int
     seed: int
+    max_seconds: float | None = None
 
 
 class TrainStep:
@@ -82,12 +85,14 @@ class TrainStep:
             agreement: Of this step.
         """
         state, options = self._state, self._config.optimizer
-        rate = options.rate_at(state.step, self._config.num_steps)
+        rate = options.rate_at(state.step, self._config.num_steps, time_share=self._time_share(agreement.seconds))
         set_learning_rate(state.optimizer, rate)
         loss = torch.zeros((), device=self._distributed.device)
         norm = torch.zeros_like(loss)
         if agreement.num_valid:
-            for batch, num_valid in agreed_passes(batches, agreement.num_passes, self._placeholder):
+            passes = agreed_passes(batches, agreement.num_passes, self._placeholder)
+            for number, (batch, num_valid) in enumerate(passes, start=1):
+                self._reduce_gradients(number == agreement.num_passes)
                 loss += self._backward(batch, num_valid, agreement.num_valid)
             dist.all_reduce(loss)
             norm = clip_gradients(state.model, options.max_grad_norm)
@@ -97,6 +102,19 @@ class TrainStep:
                 state.ema.update(state.step)
         state.step += 1
         return StepFigures(loss, norm, rate, agreement.num_valid)
+
+    def _time_share(self, seconds: float) -> float:
+        limit = self._config.max_seconds
+        return 0.0 if limit is None else seconds / limit
+
+    def _reduce_gradients(self, reduce: bool) -> None:
+        """Whether the next backward pass adds the gradients up over the ranks, with those of the passes before it.
+
+        Until then each rank keeps the whole model's gradients, in float32.
+        """
+        model = self._state.model
+        if isinstance(model, FSDPModule):
+            model.set_requires_gradient_sync(reduce)
 
     def _backward(self, batch: MicroBatch, num_valid: int, num_all: int) -> torch.Tensor:
         """Adds a micro-batch's part of the gradient; returns its part of the mean over `num_all` samples."""

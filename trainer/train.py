@@ -41,7 +41,7 @@ class ExitStatus(IntEnum):
     """What `train` answers to the shell."""
 
     COMPLETE = 0
-    """All steps are done."""
+    """All steps are done, or the time of --max-seconds is up."""
     ERROR = 1
     """The run could not go on; the message says why."""
     USAGE = 2
@@ -96,15 +96,26 @@ def _prepare(config: TrainConfig, distributed: Distributed, sources: Sources, st
         replace_local(folder / CONFIG_NAME, (json.dumps(resolved(config), indent=2) + "\n").encode())
         _print_start(distributed, sources, built)
         metrics = Metrics(
-            folder, config.metrics, num_steps=config.steps, first_step=state.step, run_config=resolved(config)
+            folder,
+            config.metrics,
+            num_steps=config.steps,
+            max_seconds=config.max_seconds,
+            first_step=state.step,
+            run_config=resolved(config),
         )
         stack.callback(metrics.close)
     on_batches: Callable[[int, list[Batch]], None] | None = None
     if config.log_keys:
         on_batches = stack.enter_context(open_key_log(folder, distributed, state.step))
-    step = StepConfig(config.flow, built.shift, config.optimizer, config.steps, config.seed)
+    step = StepConfig(config.flow, built.shift, config.optimizer, config.steps, config.seed, config.max_seconds)
     return Loop(
-        LoopConfig(config.steps, config.accumulation, config.metrics.log_every, config.checkpoint.every_steps),
+        LoopConfig(
+            config.steps,
+            config.accumulation,
+            config.metrics.log_every,
+            config.checkpoint.every_steps,
+            config.max_seconds,
+        ),
         state,
         sources.stream,
         TrainStep(state, step, distributed, sources.placeholder()),

@@ -52,9 +52,16 @@ def make_state(stream: MemoryStream, distributed: Distributed, *, seed: int = 1)
 
 
 def make_loop(
-    distributed: Distributed, state: TrainState, recorded: Recorded, *, config: LoopConfig = SIX_STEPS, **options: Any
+    distributed: Distributed,
+    state: TrainState,
+    recorded: Recorded,
+    *,
+    config: LoopConfig = SIX_STEPS,
+    optimizer: OptimizerConfig = OPTIMIZER,
+    **options: Any,
 ) -> Loop:
     """A loop that tells `recorded` everything."""
     assert isinstance(state.stream, MemoryStream)
-    step = TrainStep(state, StepConfig(FlowConfig(), 1.0, OPTIMIZER, config.num_steps, 3), distributed, placeholder())
+    told = StepConfig(FlowConfig(), 1.0, optimizer, config.num_steps, 3, config.max_seconds)
+    step = TrainStep(state, told, distributed, placeholder())
     return Loop(config, state, state.stream, step, distributed, saver=recorded, reporter=recorded, **options)

@@ -106,6 +106,7 @@ class State:
     ema: Average | None
     stream: Stream = field(default_factory=Stream)
     step: int = 0
+    seconds: float = 0.0
 
     def train(self) -> None:
         """A step whose values depend on everything a checkpoint must hold, the random generator included."""
@@ -115,6 +116,7 @@ class State:
         if self.ema is not None:
             self.ema.update(self.model)
         self.step += 1
+        self.seconds += 1.5
         self.stream.position += 8
 
 

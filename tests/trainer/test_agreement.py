@@ -16,6 +16,8 @@ def test_ranks_agree_on_passes_samples_and_the_end() -> None:
     assert found == [Agreement(num_passes=3, num_valid=15, stopping=False)] * 3
     found = on_ranks(2, lambda r: agree(r, num_passes=1, num_valid=2**40, stopping=r.rank == 1))
     assert found == [Agreement(num_passes=1, num_valid=2**41, stopping=True)] * 2
+    found = on_ranks(2, lambda r: agree(r, num_passes=1, num_valid=1, seconds=[0.25, 0.125][r.rank]))
+    assert [agreement.seconds for agreement in found if isinstance(agreement, Agreement)] == [0.25, 0.25]
 
 
 def test_error_of_one_rank_reaches_all() -> None:

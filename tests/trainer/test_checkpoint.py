@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
 from schemas.errors import ConfigError, DamagedDataError, EncodeOnceError, IdentityMismatchError, StorageError
 from tests.datasets import make_identity
 from tests.trainer.runs import State, checkpointer, describe_run, save_run, small_model, start
-from trainer import checkpoint_tensors
+from trainer import checkpoint, checkpoint_tensors
 from trainer.checkpoint import CheckpointConfig, Checkpointer
 from trainer.checkpoint_folder import find_checkpoint
 from trainer.checkpoint_state import to_tensors
+from trainer.checkpoint_tensors import make_stager
 from trainer.checkpoint_weights import load_model
 
 
@@ -40,10 +42,47 @@ def test_a_resumed_run_goes_on_exactly(tmp_path: Path) -> None:
     latest = saver.latest()
     assert latest is not None
     saver.load(latest, resumed)
-    assert (resumed.step, resumed.stream.position) == (3, 24)
+    assert (resumed.step, resumed.seconds, resumed.stream.position) == (3, 4.5, 24)
     for _ in range(2):
         resumed.train()
     assert_same(values(state), values(resumed))
+
+
+def test_saves_of_a_gpu_share_their_staging_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is allocated and page-locked at the first save only, and what is saved later is none the less its own."""
+    pinned: list[int] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor.data_ptr())
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(checkpoint, "make_stager", lambda _: BlockingAsyncStager(cache_staged_state_dict=True))
+    state, saver = start(small_model()), checkpointer(tmp_path)
+    for _ in range(3):
+        state.train()
+        saver.save(state, state.step)
+        saved = values(state)
+        if state.step == 1:
+            num_pinned = len(pinned)
+        # The memory of the save before must not be written to while it is read.
+        state.train()
+    saver.wait()
+    assert len(pinned) == len(set(pinned)) == num_pinned > 50
+    resumed = start(small_model(seed=1))
+    torch.manual_seed(99)
+    saver.load(find_checkpoint(tmp_path), resumed)
+    assert resumed.step == 5
+    assert_same(saved, values(resumed))
+
+
+def test_only_a_gpu_keeps_staging_memory() -> None:
+    class OfGpu(torch.Tensor):
+        is_cuda = True
+
+    on_cpu = torch.zeros(2)
+    assert not make_stager({"a": on_cpu}).cache_staged_state_dict
+    assert make_stager({"a": on_cpu, "b": torch.zeros(2).as_subclass(OfGpu)}).cache_staged_state_dict
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

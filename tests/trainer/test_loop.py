@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,10 @@ import torch
 
 from tests.loopback import loopback_command
 from tests.trainer.memory_stream import MemoryStream, is_valid
-from tests.trainer.memory_training import GLOBAL_BATCH, SIX_STEPS, Recorded, make_loop, make_state
+from tests.trainer.memory_training import GLOBAL_BATCH, OPTIMIZER, SIX_STEPS, Recorded, make_loop, make_state
 from trainer.distributed import Distributed, connected
 from trainer.flow import FlowConfig, draw
-from trainer.loop import Due, LoopConfig
+from trainer.loop import Due, Loop, LoopConfig
 from trainer.meter import DivergedError
 from trainer.stopping import StopRequest
 from trainer.stream.batch import Batch
@@ -101,6 +102,49 @@ def test_stop_request_ends_after_the_step_with_a_checkpoint(alone: Distributed) 
     assert evaluated == []
 
 
+def _ticking() -> Callable[[], float]:
+    """A clock that is a second further at every look, beginning anywhere."""
+    times = itertools.count(1000)
+    return lambda: float(next(times))
+
+
+def test_run_is_complete_when_its_time_is_up(alone: Distributed) -> None:
+    """The step that begins after the limit is the last; all that belongs to an end happens; a resume finds it done."""
+    recorded, evaluated = Recorded(), []
+    state = make_state(MemoryStream(8), alone)
+    cosine = replace(OPTIMIZER, schedule="cosine", final_share=0.1)
+    limited = replace(SIX_STEPS, num_steps=1000, checkpoint_every=1000, max_seconds=4.0)
+
+    def loop(config: LoopConfig) -> Loop:
+        due = [Due(1000, lambda: evaluated.append(state.step))]
+        return make_loop(alone, state, recorded, config=config, optimizer=cosine, due=due, clock=_ticking())
+
+    assert loop(limited).run(StopRequest())
+    assert (state.step, state.seconds) == (4, 4.0)
+    assert (recorded.saved, evaluated) == ([(4, 32)], [4])
+    rates = [figures["learning_rate"] for figures in recorded.figures.values()]
+    # Two steps of warm-up, then the cosine at three quarters of the time and at its end.
+    assert rates == pytest.approx([0.005, 0.01, 0.01 * (0.1 + 0.9 * 0.1464466), 0.001])
+    assert recorded.figures[4]["training_seconds"] == 4.0
+
+    assert loop(limited).run(StopRequest())
+    assert (state.step, recorded.saved, evaluated) == (4, [(4, 32)], [4])
+
+    assert loop(replace(limited, max_seconds=6.0)).run(StopRequest())
+    assert (state.step, state.seconds) == (6, 6.0)
+
+
+def test_stopped_run_keeps_its_time(alone: Distributed) -> None:
+    recorded, stop = Recorded(), StopRequest()
+    state = make_state(MemoryStream(8), alone)
+    limited = replace(SIX_STEPS, max_seconds=4.0)
+    stop.requested = True
+    assert not make_loop(alone, state, recorded, config=limited, clock=_ticking()).run(stop)
+    assert (state.step, state.seconds) == (1, 1.0)
+    assert make_loop(alone, state, recorded, config=limited, clock=_ticking()).run(StopRequest())
+    assert (state.step, state.seconds) == (4, 4.0)
+
+
 def test_run_goes_on_from_its_state(alone: Distributed) -> None:
     """The seed and the positions decide all that is random, so half a run and its other half are a whole one."""
     whole, halves = Recorded(), Recorded()
@@ -162,6 +206,13 @@ def test_ranks_train_what_one_would_and_fail_together(alone: Distributed, reposi
     for name in ("loss", "grad_norm"):
         figures = [values[name] for values in found["figures"].values()]
         assert figures == pytest.approx([values[name] for values in recorded.figures.values()], rel=1e-4)
+    for name in ("loss", "grad_norm"):
+        figures = [values[name] for values in found["accumulated"].values()]
+        assert figures == pytest.approx([values[name] for values in recorded.figures.values()], rel=1e-4)
+    # One reduction for each of the model's three shard groups and each of six steps, whatever the number of passes.
+    assert found["num_passes"] > 2 * 6
+    assert found["num_reductions"] == 3 * 6
+    assert found["ended_at"] == [4, 4]
     assert found["step"] == 2
     assert "rank 1 of 2" in found["raised"]
     assert "the disk is on fire" in found["raised"]

@@ -57,6 +57,8 @@ def test_batch_is_of_all_ranks_and_passes() -> None:
     assert error.value.code == "batch-size-indivisible"
     with pytest.raises(ConfigError, match="option-out-of-range"):
         dataclasses.replace(config, steps=0)
+    with pytest.raises(ConfigError, match="--max-seconds"):
+        dataclasses.replace(config, max_seconds=0.0)
 
 
 def test_ranks_wait_longer_than_reads_take() -> None:

@@ -20,7 +20,7 @@ from trainer.step import StepFigures
 
 VALUES = {
     "loss": 0.5, "grad_norm": 1.25, "learning_rate": 1e-4, "samples_per_second": 1234.5, "seconds_per_step": 0.5,
-    "waiting_share": 0.0123, "memory_bytes": 3.2e9,
+    "waiting_share": 0.0123, "memory_bytes": 3.2e9, "training_seconds": 500.0,
 }  # fmt: skip
 
 
@@ -73,11 +73,14 @@ def test_progress_line() -> None:
         "step 1,000/3,000 | loss 0.5000 | rate 1.0e-04 | gradient 1.25 | 1,234.5 samples/s"
         " | waiting for data 1.2% | 3.2 GB | 0:16:40 left"
     )
+    assert progress_line(1000, 3000, VALUES, max_seconds=590.0).endswith(" | 0:01:30 left")
+    assert progress_line(1000, 3000, VALUES, max_seconds=499.0).endswith(" | 0:00:00 left")
+    assert progress_line(2999, 3000, VALUES, max_seconds=590.0).endswith(" | 0:00:01 left")
 
 
 def test_figures_are_kept_once_a_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def run(first: int, last: int) -> None:
-        metrics = Metrics(tmp_path, MetricsConfig(), num_steps=9, first_step=first, run_config={})
+        metrics = Metrics(tmp_path, MetricsConfig(), num_steps=9, max_seconds=None, first_step=first, run_config={})
         for step in range(first + 1, last + 1):
             metrics.training(step, VALUES | {"loss": float(last)})
         metrics.validation(last, {"validation_loss": 0.25, "validation_loss/t=0.5": 0.5})
@@ -123,7 +126,7 @@ def test_weights_and_biases_gets_the_figures(tmp_path: Path, monkeypatch: pytest
     module.init = lambda **options: calls.append((options["project"], options["config"])) or Run()
     monkeypatch.setitem(sys.modules, "wandb", module)
     config = MetricsConfig(tensorboard=False, wandb_project="pictures")
-    metrics = Metrics(tmp_path, config, num_steps=9, first_step=0, run_config={"seed": 1})
+    metrics = Metrics(tmp_path, config, num_steps=9, max_seconds=None, first_step=0, run_config={"seed": 1})
     metrics.training(1, VALUES)
     metrics.close()
     assert calls == [("pictures", {"seed": 1}), (1, 0.5), ("finish",)]
@@ -132,6 +135,6 @@ def test_weights_and_biases_gets_the_figures(tmp_path: Path, monkeypatch: pytest
 def test_missing_weights_and_biases_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError) as error:
-        Metrics(tmp_path, MetricsConfig(wandb_project="x"), num_steps=1, first_step=0, run_config={})
+        Metrics(tmp_path, MetricsConfig(wandb_project="x"), num_steps=1, max_seconds=None, first_step=0, run_config={})
     assert error.value.code == "wandb-missing"
     assert "encode-once[wandb]" in error.value.remedy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,9 +17,17 @@ CONFIG = OptimizerConfig(learning_rate=0.4, warmup_steps=4, weight_decay=0.1)
 
 def test_warm_up_then_constant_or_cosine() -> None:
     assert [CONFIG.rate_at(step, 100) for step in (0, 1, 3, 4, 99)] == pytest.approx([0.1, 0.2, 0.4, 0.4, 0.4])
-    cosine = dataclasses.replace(CONFIG, schedule="cosine", final_share=0.1)
+    cosine = replace(CONFIG, schedule="cosine", final_share=0.1)
     assert [cosine.rate_at(step, 104) for step in (3, 4, 54, 104, 200)] == pytest.approx([0.4, 0.4, 0.22, 0.04, 0.04])
     assert OptimizerConfig(warmup_steps=0).rate_at(0, 10) == 1e-4
+
+
+def test_cosine_follows_the_clock_where_it_is_ahead() -> None:
+    cosine = replace(CONFIG, schedule="cosine", warmup_steps=4, final_share=0.1)
+    rates = [cosine.rate_at(4, 104, time_share=share) for share in (0.0, 0.5, 1.0, 1.5)]
+    assert rates == pytest.approx([0.4, 0.22, 0.04, 0.04])
+    assert cosine.rate_at(54, 104, time_share=0.25) == cosine.rate_at(54, 104)
+    assert [cosine.rate_at(1, 104, time_share=1.0), CONFIG.rate_at(9, 10, time_share=1.0)] == pytest.approx([0.2, 0.4])
 
 
 def test_only_matrices_decay() -> None:
@@ -47,4 +55,4 @@ def test_norm_over_the_whole_model_is_clipped() -> None:
 @pytest.mark.parametrize("change", [{"learning_rate": 0.0}, {"warmup_steps": -1}, {"max_grad_norm": 0.0}])
 def test_numbers_that_mean_nothing_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="option-out-of-range"):
-        dataclasses.replace(CONFIG, **change)
+        replace(CONFIG, **change)
