@@ -30,9 +30,9 @@ demo: $(INSTALLED) ## Sample pictures and captions to a dataset, to a small trai
 	@echo "==> 5/7 encode the prompts, the last that is seen of a text encoder"
 	@$(BIN)/python -m pipeline encode-prompts demo --prompts $(DEMO)/tars/prompts.txt --output $(DEMO)/prompts \
 	  --like $(DEMO)/dataset
-	@echo "==> 6/7 train a small MMDiT on both captions (some minutes on two cores)"
+	@echo "==> 6/7 train a small MMDiT on both captions, for three minutes at most"
 	@$(BIN)/python -m trainer train demo --data $(DEMO)/dataset --output $(DEMO)/run --prompts $(DEMO)/prompts \
-	  --stream.captions txt json.long_caption
+	  --stream.captions txt json.long_caption --max-seconds 165
 	@echo "==> 7/7 draw the prompts, with all encoders and with some of them"
 	@$(BIN)/python -m trainer sample --checkpoint $(DEMO)/run --prompts $(DEMO)/prompts --output $(DEMO)/grid.png \
 	  --encoders all clip_l,clip_g t5 none --sampling.guidance 3
