@@ -125,6 +125,8 @@ def training(data: Path) -> Iterator[Work]:
             transformer_config(demo.model, layout, latent_identity(_RESOLUTION)), seed=0, device=distributed.device
         )
         state = TrainState(model, build_optimizer(model, demo.optimizer), Ema(model, demo.ema.decay), loader)
+        # One iterator for all turns: each would otherwise wait for the stream to begin anew.
+        stream = _Running(loader, iter(loader))
         never = 10**9
         told = StepConfig(demo.flow, 1.0, demo.optimizer, never, 0)
         step = TrainStep(state, told, distributed, placeholder(_RESOLUTION, layout, torch.float32, distributed.device))
@@ -132,13 +134,28 @@ def training(data: Path) -> Iterator[Work]:
         def work(seconds: float) -> float:
             before, began = state.step, time.perf_counter()
             limit = LoopConfig(never, 1, never, never, max_seconds=state.seconds + seconds)
-            Loop(limit, state, loader, step, distributed, saver=NoSaver(), reporter=None).run(StopRequest())
+            Loop(limit, state, stream, step, distributed, saver=NoSaver(), reporter=None).run(StopRequest())
             return demo.batch_size * (state.step - before) / (time.perf_counter() - began)
 
         try:
             yield work
         finally:
             loader.close()
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A stream that goes on where it was."""
+
+    loader: Any
+    iterator: Iterator[Any]
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.iterator
+
+    @property
+    def waiting_seconds(self) -> float:
+        return float(self.loader.waiting_seconds)
 
 
 _RESOLUTION = 256
