@@ -33,8 +33,9 @@ class CaptionOptions:
     trained. none: masked to the real tokens, only these stored."""
 
     compute_dtype: ComputeDtypeOption = "auto"
-    """What the encoders compute in. Part of the identity. auto: what the dataset has; for a new one bfloat16, or on the
-    CPU float32 where that is faster. float8: T5's linear layers in float8, on GPUs from Hopper (or Ada) on."""
+    """What the encoders compute in. Part of the identity. auto: what the dataset has; for a new one bfloat16, or
+    float32 on a CPU without instructions for bfloat16. float8: T5's linear layers in float8, on GPUs from Hopper (or
+    Ada) on."""
 
     storage_dtype: StorageDtype = "bfloat16"
     """What is stored. Part of the identity."""
@@ -63,7 +64,7 @@ def encoder_config(options: CaptionOptions, name: str) -> EncoderConfig:
 
 
 def caption_identity(options: CaptionOptions, dataset: Store, *, has_cluster: bool = False) -> CaptionIdentity:
-    """What captions encoded with these options are; reads every weight once for its digest.
+    """What captions encoded with these options are; reads every weight once for its digest. Prints the compute dtype.
 
     Args:
         options: What the user says.
@@ -73,15 +74,14 @@ def caption_identity(options: CaptionOptions, dataset: Store, *, has_cluster: bo
     Raises:
         ConfigError: An encoder cannot be found or used.
     """
-    compute_dtype = resolve_compute_dtype(
-        options.compute_dtype, dataset, device=options.device, has_cluster=has_cluster
-    )
+    resolved = resolve_compute_dtype(options.compute_dtype, dataset, device=options.device, has_cluster=has_cluster)
+    print(f"encode-once: compute dtype {resolved.dtype} ({resolved.reason})", flush=True)
     identities = {
         name: describe_encoder(
             name,
             encoder_config(options, name),
             padding=options.padding,
-            compute_dtype=compute_dtype_of(name, compute_dtype),
+            compute_dtype=compute_dtype_of(name, resolved.dtype),
             storage_dtype=options.storage_dtype,
         )
         for name in ENCODER_NAMES

@@ -1,12 +1,13 @@
-"""The compute dtype of text encoders and autoencoder where the user leaves it open ("auto")."""
+"""Compute dtype of the text encoders and the autoencoder: resolves "auto" from the dataset or from what the device has."""
 
 from __future__ import annotations
 
-import time
+import os
+import platform
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 
 from schemas.errors import MissingObjectError
 from schemas.identity import ENCODER_NAMES, ComputeDtype, LatentComputeDtype
@@ -16,34 +17,45 @@ from schemas.storage import Store
 
 ComputeDtypeOption = Literal["auto", "float32", "bfloat16", "float8"]
 
-_ROWS, _WIDTH, _REPETITIONS = 256, 2048, 8
+_EMULATING = ("AVX512_CORE", "AVX512_CORE_VNNI")
+"""Limits under which oneDNN accepts bfloat16 and converts it to float32 for every product."""
+
+
+@dataclass(frozen=True)
+class ResolvedComputeDtype:
+    """A compute dtype and the reason for it, as a clause for people."""
+
+    dtype: ComputeDtype
+    reason: str
 
 
 def resolve_compute_dtype(
     option: ComputeDtypeOption, dataset: Store, *, device: Literal["auto", "cpu", "cuda"], has_cluster: bool
-) -> ComputeDtype:
-    """What "auto" stands for: it is part of the identity, so it must be known before anything is encoded.
+) -> ResolvedComputeDtype:
+    """Resolves the option before anything is encoded, since the compute dtype is part of the identity.
 
-    A dataset that exists decides by its manifest. A new one gets bfloat16, but for encoders that run on this machine's
-    processor, which is asked which of bfloat16 and float32 it multiplies faster.
+    "auto" takes the dtype of an existing dataset. For a new one it is bfloat16, except for encoders that run on this
+    machine's processor where that has no instructions for bfloat16: then it is float32. Nothing is timed, so that a
+    command means the same on a busy machine. On a cluster the driver decides, and the manifest records it.
 
     Args:
-        option: What the user said.
+        option: As given by the user.
         dataset: Need not exist yet.
-        device: Where the encoders run, as far as the user said.
+        device: Where the encoders run, as given by the user.
         has_cluster: Whether workers may be on machines that have GPUs though this one has none.
 
     Raises:
         DamagedDataError, ContractError: The manifest cannot be read.
     """
     if option != "auto":
-        return option
+        return ResolvedComputeDtype(option, "--compute-dtype")
     try:
         # T5's: the CLIPs of a float8 dataset are computed in bfloat16.
-        return read_manifest(dataset).captions.t5.compute_dtype
+        return ResolvedComputeDtype(read_manifest(dataset).captions.t5.compute_dtype, "as in the dataset's manifest")
     except MissingObjectError:
         pass
-    return _usual(device, has_cluster=has_cluster)
+    dtype, reason = _of_device(device, has_cluster=has_cluster)
+    return ResolvedComputeDtype(dtype, reason)
 
 
 def resolve_latent_compute_dtype(
@@ -61,12 +73,18 @@ def resolve_latent_compute_dtype(
     if option != "auto":
         return option
     stored = read_latent_manifest(dataset)
-    return _usual(device, has_cluster=has_cluster) if stored is None else stored.latents.compute_dtype
+    return _of_device(device, has_cluster=has_cluster)[0] if stored is None else stored.latents.compute_dtype
 
 
-def _usual(device: Literal["auto", "cpu", "cuda"], *, has_cluster: bool) -> LatentComputeDtype:
-    on_this_processor = device == "cpu" or (device == "auto" and not has_cluster and not torch.cuda.is_available())
-    return fastest_on_processor() if on_this_processor else "bfloat16"
+def _of_device(device: Literal["auto", "cpu", "cuda"], *, has_cluster: bool) -> tuple[LatentComputeDtype, str]:
+    """The dtype for a new dataset and the reason for it."""
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        return "bfloat16", "the encoders run on a GPU"
+    if device == "auto" and has_cluster:
+        return "bfloat16", "the cluster may have GPUs"
+    if has_bfloat16_instructions():
+        return "bfloat16", "this processor has instructions for it"
+    return "float32", "this processor has no instructions for bfloat16, or may not use them"
 
 
 def compute_dtype_of(name: str, compute_dtype: ComputeDtype) -> ComputeDtype:
@@ -75,21 +93,36 @@ def compute_dtype_of(name: str, compute_dtype: ComputeDtype) -> ComputeDtype:
     return "bfloat16" if compute_dtype == "float8" and name != "t5" else compute_dtype
 
 
-def fastest_on_processor() -> LatentComputeDtype:
-    """bfloat16 if this processor has instructions for it and they are faster, measured now; otherwise float32."""
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return "float32"
-    seconds = {dtype: _seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    return "bfloat16" if seconds[torch.bfloat16] < seconds[torch.float32] else "float32"
+def has_bfloat16_instructions() -> bool:
+    """Whether this process multiplies bfloat16 with instructions made for it: AVX-512 BF16, AMX or ARM's.
+
+    torch's own query is not enough on x86: oneDNN accepts bfloat16 on every processor with AVX-512 and on some with
+    AVX2, and computes in float32 between conversions, at a fifth of float32's speed or less. `ONEDNN_MAX_CPU_ISA` and
+    `ATEN_CPU_CAPABILITY` count as the processor that they stand for; with the latter below AVX-512, attention in
+    bfloat16 may fail in torch 2.15.
+    """
+    if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return True
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    return (
+        torch.cpu._is_avx512_bf16_supported()
+        and torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
+        and limit.upper() not in _EMULATING
+    )
 
 
-def _seconds(dtype: torch.dtype) -> float:
-    """Of a product as an encoder's; the best of some, since others use the machine too."""
-    inputs, weight = torch.randn(_ROWS, _WIDTH).to(dtype), torch.randn(_WIDTH, _WIDTH).to(dtype)
-    found = []
-    with torch.inference_mode():
-        for _ in range(_REPETITIONS):
-            started = time.perf_counter()
-            F.linear(inputs, weight)
-            found.append(time.perf_counter() - started)
-    return min(found)
+def slow_compute_warning(compute_dtypes: set[ComputeDtype], device: str) -> str | None:
+    """A sentence for the user if this machine computes these dtypes correctly but slowly; None if it does not.
+
+    Args:
+        compute_dtypes: Of the encoders that this process runs.
+        device: "cpu" or "cuda".
+    """
+    if device != "cpu" or compute_dtypes <= {"float32"} or has_bfloat16_instructions():
+        return None
+    return (
+        f"{platform.node()} has no instructions for bfloat16, in which this dataset is computed: it is several times "
+        "slower than in float32, and the values are the same but for rounding"
+    )

@@ -15,6 +15,7 @@ import torch
 import tyro
 
 from pipeline.caption_options import CaptionOptions, caption_identity, encoder_config
+from pipeline.compute_dtype import slow_compute_warning
 from pipeline.encoders import TextEncoder, load_encoder
 from pipeline.job.finalize import Totals, finalize
 from pipeline.job.lease import Lease
@@ -100,6 +101,9 @@ def run(config: EncodePromptsConfig) -> int:
 
 def _encode(config: EncodePromptsConfig, samples: PromptList, dataset: Store, manifest: Manifest, run_id: str) -> None:
     device = _device(config)
+    compute_dtypes = {manifest.captions.encoder(name).compute_dtype for name in ENCODER_NAMES}
+    if warning := slow_compute_warning(compute_dtypes, device):
+        print(f"! {warning}", flush=True)
     settings = EngineSettings(batch_tokens=config.batch_tokens)
     folder = Store(str(config.prompts.absolute().parent))
     name = torch.cuda.get_device_name() if device == "cuda" else device

@@ -37,7 +37,8 @@ def _line(event: object) -> str | None:
 @_line.register
 def _(event: WorkerReady) -> str:
     device = f" on {event.info['device']}" if "device" in event.info else ""
-    return f"worker {event.worker} is ready{device} after {event.seconds:.0f} s"
+    warning = f"; {event.info['warning']}" if event.info.get("warning") else ""
+    return f"worker {event.worker} is ready{device} after {event.seconds:.0f} s{warning}"
 
 
 @_line.register

@@ -10,6 +10,7 @@ import ray
 import torch
 
 from pipeline.ahead import Queues
+from pipeline.compute_dtype import slow_compute_warning
 from pipeline.core_share import pin_to_own_cores
 from pipeline.device_thread import DeviceThread
 from pipeline.encoders import EncoderConfig, TextEncoder, load_encoder
@@ -92,7 +93,13 @@ class EncodeWorker:
             thread=self._thread,
         )
         context = ray.get_runtime_context()
-        return {"pid": os.getpid(), "device": device, "node_id": context.get_node_id()}
+        compute_dtypes = {encoder.identity.compute_dtype for encoder in encoders.values()}
+        return {
+            "pid": os.getpid(),
+            "device": device,
+            "node_id": context.get_node_id(),
+            "warning": slow_compute_warning(compute_dtypes, order.device),
+        }
 
     @ray.method(concurrency_group="shards")
     def run(self, shard: str, attempt: int) -> ShardResult:

@@ -139,7 +139,8 @@ def _undisturbed(tars: Path, dataset: Path, container: Container) -> Iterator[No
     if dataset.exists():
         yield
         return
-    job = Job(tars, dataset, container, num_workers=1)
+    # As many workers as the disturbed run has, so that each has as many threads: then values must be equal bit for bit.
+    job = Job(tars, dataset, container)
     with start(*job.arguments()) as process, ThreadPoolExecutor(1) as reader:
         output = reader.submit(process.communicate)
         try:

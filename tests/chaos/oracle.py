@@ -5,23 +5,23 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 import schemas
+from pipeline.verification.comparison import tensors_of
 from schemas.dataset import Dataset
-from schemas.identity import ENCODER_NAMES
+from schemas.identity import ENCODER_NAMES, CaptionIdentity
 from schemas.quarantine import read_quarantined
 from schemas.row import LatentRow, Row
 from schemas.storage import Store
 from schemas.validator import validate
+from tests.chaos.equality import difference
 from tests.chaos.runner import ChaosFailure
 from trainer.conditioning import ConditioningConfig
 from trainer.distributed import connected
@@ -29,6 +29,7 @@ from trainer.key_log import KEYS, open_key_log
 from trainer.stream.config import StreamConfig
 from trainer.stream.loader import StreamLoader
 
+_Row = TypeVar("_Row", Row, LatentRow)
 _DOCUMENTS = {"manifest.json", "manifest.latents.json", "index.arrow"}
 _STREAM = StreamConfig(captions=("txt", "json.long_caption"), num_streams=8, num_threads=1, num_readers=2)
 
@@ -46,7 +47,15 @@ class Poison:
     reason: str
 
 
-def require_same(expected: Path, actual: Path, poisons: Sequence[Poison], max_attempts: int, scratch: Path) -> None:
+def require_same(
+    expected: Path,
+    actual: Path,
+    poisons: Sequence[Poison],
+    max_attempts: int,
+    scratch: Path,
+    *,
+    same_threads: bool = True,
+) -> None:
     """Compares a dataset with the undisturbed one.
 
     Args:
@@ -55,6 +64,8 @@ def require_same(expected: Path, actual: Path, poisons: Sequence[Poison], max_at
         poisons: All that must be in quarantine.
         max_attempts: After which a shard is quarantined.
         scratch: Folder for logs.
+        same_threads: Whether the workers of both had one kind of device and one number of threads: then their values
+            must be equal bit for bit, otherwise as section 6.3 of the specification says.
 
     Raises:
         ChaosFailure: They differ, or something is left over.
@@ -65,8 +76,10 @@ def require_same(expected: Path, actual: Path, poisons: Sequence[Poison], max_at
     _same_ledger(left, right)
     _same_index(actual, right)
     for group in left.caption_groups:
-        _same_rows(left.rows(group), right.rows(group), f"group {group}")
-    _same_rows(left.latent_rows(), right.latent_rows(), "group latents")
+        for one, other in _pairs(left.rows(group), right.rows(group), f"group {group}"):
+            _same_captions(one, other, left.manifest.captions, f"{group}: {one.key}", same_threads=same_threads)
+    for image, other_image in _pairs(left.latent_rows(), right.latent_rows(), "group latents"):
+        require(_image(image) == _image(other_image), f"latents: {image.key} bit for bit", other_image.key)
     _quarantine(actual, right, poisons, max_attempts)
     _nothing_left_over(actual, right)
     keys = [trained_keys(path, scratch / name) for path, name in ((expected, "expected"), (actual, "actual"))]
@@ -124,32 +137,34 @@ def _same_index(folder: Path, ledger: Dataset) -> None:
             require(same, f"{group}/{shard} is in the index as in the ledger", "another record")
 
 
-def _same_rows(
-    left: Iterable[Row] | Iterable[LatentRow], right: Iterable[Row] | Iterable[LatentRow], where: str
-) -> None:
-    pairs: Iterable[tuple[Row | LatentRow | None, Row | LatentRow | None]] = zip_longest(left, right)
+def _pairs(left: Iterable[_Row], right: Iterable[_Row], where: str) -> Iterator[tuple[_Row, _Row]]:
+    pairs: Iterable[tuple[_Row | None, _Row | None]] = zip_longest(left, right)
     for one, other in pairs:
         if one is None or other is None:
             raise ChaosFailure(f"expected: {where}: as many rows; found: more or fewer")
-        require(_bits(one) == _bits(other), f"{where}: {one.key} bit for bit", other.key)
+        yield one, other
 
 
-def _bits(row: Row | LatentRow) -> list[object]:
-    """All that a row holds, tensors as their bytes."""
-    if isinstance(row, LatentRow):
-        image = [] if row.is_null else [row.original_size, row.crop, row.size, *_tensor(row.latents)]
-        return [row.key, row.is_null, *image]
-    found: list[object] = [row.key, row.caption, row.is_null]
-    for name in () if row.is_null else ENCODER_NAMES:
-        encoded = row[name]
-        found += [encoded.num_tokens, encoded.truncated]
-        for tensor in (encoded.hidden, encoded.pooled, encoded.eos):
-            found += [None] if tensor is None else _tensor(tensor)
-    return found
+def _same_captions(one: Row, other: Row, identity: CaptionIdentity, where: str, *, same_threads: bool) -> None:
+    facts = [(row.key, row.caption, row.is_null) for row in (one, other)]
+    require(facts[0] == facts[1], f"{where}: {facts[0]}", facts[1])
+    for name in () if one.is_null else ENCODER_NAMES:
+        tokens = [(row[name].num_tokens, row[name].truncated) for row in (one, other)]
+        require(tokens[0] == tokens[1], f"{where}: {name} with {tokens[0]}", tokens[1])
+        left, right = tensors_of(one[name]), tensors_of(other[name])
+        require(set(left) == set(right), f"{where}: {name} with {sorted(left)}", sorted(right))
+        for field, tensor in left.items():
+            found = difference(tensor, right[field], identity.encoder(name).compute_dtype, same_threads=same_threads)
+            require(found is None, f"{where}: {name}'s {field} as equal as SPEC 6.3 promises", found)
 
 
-def _tensor(tensor: npt.NDArray[np.generic]) -> list[object]:
-    return [str(tensor.dtype), tensor.shape, tensor.tobytes()]
+def _image(row: LatentRow) -> list[object]:
+    """All that a row of pixels holds."""
+    if row.is_null:
+        return [row.key]
+    latents = row.latents
+    shown = [str(latents.dtype), latents.shape, latents.tobytes()]
+    return [row.key, row.original_size, row.crop, row.size, *shown]
 
 
 def _quarantine(folder: Path, dataset: Dataset, poisons: Sequence[Poison], max_attempts: int) -> None:

@@ -141,6 +141,8 @@ def test_a_line_now_and_then_where_there_is_no_terminal() -> None:
         (Tick(1, 0, 1), None),
         (done("a"), None),
         (WorkerReady(3, {"device": "cpu"}, 12.3), "worker 3 is ready on cpu after 12 s"),
+        (WorkerReady(3, {"warning": None}, 1.0), "worker 3 is ready after 1 s"),
+        (WorkerReady(3, {"warning": "node7 is slow"}, 1.0), "worker 3 is ready after 1 s; node7 is slow"),
         (WorkerBootFailed(1, "x", 1, 2.0), "worker 1 did not start (again in 2 s): x"),
         (WorkerBootFailed(1, "x", 5, None), "worker 1 did not start (its place is given up): x"),
         (WorkerLost(1, "died"), "worker 1 is lost and will be replaced: died"),
