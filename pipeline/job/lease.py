@@ -35,6 +35,10 @@ LEASE_SUFFIX = ".alive"
 _log = logging.getLogger(__name__)
 
 
+_LAST_HEARTBEAT_SECONDS = 20.0
+"""The end of a run waits for a heartbeat on its way for so long."""
+
+
 @dataclass(frozen=True)
 class _Seen:
     """Another run's lease."""
@@ -108,7 +112,8 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        self._thread.join(timeout=self._heartbeat_seconds)
+        # A heartbeat that is on its way would write the lease once more after its end.
+        self._thread.join(timeout=_LAST_HEARTBEAT_SECONDS)
         try:
             self._dataset.delete([self.path])
         except StorageError as problem:

@@ -20,7 +20,7 @@ from tests.loopback import loopback_command
 
 POISON = REPOSITORY / "tests/integration/faults"
 DONE, SOME_QUARANTINED = 0, 3
-_GONE_SECONDS = 60.0
+_GONE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Driver:
         self._popen.wait()
 
     def survivors(self) -> list[Process]:
-        """What still lives of it a minute after its end; empty as soon as nothing does."""
+        """What still lives of it minutes after its end; empty as soon as nothing does."""
         deadline = time.monotonic() + _GONE_SECONDS
         while alive := [one for one in self.seen if one.lives()]:
             if time.monotonic() > deadline:

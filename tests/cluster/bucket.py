@@ -55,4 +55,4 @@ def copy_of(cluster: RayHosts, url: str, folder: Path) -> Path:
 
 def _on_head(cluster: RayHosts, program: str, *arguments: str) -> None:
     command = cluster.head.command([sys.executable, "-c", program, *arguments])
-    subprocess.run(command, env=cluster.environment(), cwd=REPOSITORY, check=True, timeout=120)
+    subprocess.run(command, env=cluster.environment(), cwd=REPOSITORY, check=True, timeout=600)

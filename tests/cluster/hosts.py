@@ -88,9 +88,9 @@ class Host:
         """SIGKILL to every process of the host at once."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.init, signal.SIGKILL)
-        self.holder.wait(timeout=30)
+        self.holder.wait(timeout=300)
         for process in self.processes:
-            process.wait(timeout=30)
+            process.wait(timeout=300)
 
 
 class Hosts:
@@ -137,7 +137,7 @@ class Hosts:
     def _boot(self, name: str, address: str) -> Host:
         command = ["setpriv", "--pdeathsig", "KILL", "unshare", *_APART, "sh", "-c", _BOOT, name]
         holder = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 200
         while True:
             assert holder.poll() is None, f"host {name} did not start"
             assert time.monotonic() < deadline, f"host {name} did not start in time"

@@ -50,7 +50,7 @@ def undisturbed(cluster: RayHosts, tars: Path, dataset: Path) -> dict[tuple[str,
 
 
 def finish(
-    cluster: RayHosts, driver: subprocess.Popen[str], name: str, *, seconds: float = 200, expect: int = 0
+    cluster: RayHosts, driver: subprocess.Popen[str], name: str, *, seconds: float = 1200, expect: int = 0
 ) -> str:
     """Waits for a driver's end, and returns what it printed."""
     status = driver.wait(timeout=seconds)

@@ -72,7 +72,7 @@ def stopped_then_resumed(stage: Stage) -> dict[str, Any]:
     since = time.monotonic()
     # Waited for in the log: Ray 2.60 takes no job for stopped before RAY_JOB_STOP_WAIT_TIME_S are over.
     command = cluster.head.command([RAY, "job", "stop", "--no-wait", *_JOB_API, name])
-    subprocess.run(command, env=cluster.environment(), cwd=REPOSITORY, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, env=cluster.environment(), cwd=REPOSITORY, check=True, capture_output=True, timeout=600)
     wait_until(lambda: "The same command resumes" in cluster.log(name).read_text(), "an orderly end")
     seconds = time.monotonic() - since
     assert "SIGTERM: finishing the shards in flight" in cluster.log(name).read_text()
@@ -146,7 +146,7 @@ def two_drivers(stage: Stage, *, in_bucket: bool = False) -> dict[str, Any]:
     dataset = f"s3://{BUCKET}/{name}" if in_bucket else folder
     names = [f"{name}-{number}" for number in range(2)]
     drivers = [cluster.driver(*jobs.encode(stage.tars, dataset), name=each) for each in names]
-    statuses = sorted(driver.wait(timeout=200) for driver in drivers)
+    statuses = sorted(driver.wait(timeout=1200) for driver in drivers)
     outputs = [cluster.log(each).read_text() for each in names]
     # Both give way only where the store's clock cannot tell which came first.
     assert statuses in ([0, 1], [1, 1]), outputs
@@ -167,7 +167,7 @@ def _submitted(stage: Stage, name: str, dataset: Path, *options: str) -> subproc
     return stage.cluster.head.start(argv, variables=stage.cluster.environment(), log=stage.cluster.log(name))
 
 
-def wait_until(holds: Callable[[], bool], what: str, seconds: float = 240) -> None:
+def wait_until(holds: Callable[[], bool], what: str, seconds: float = 1200) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"waited in vain for: {what}"

@@ -12,6 +12,8 @@ from tests.cluster.hosts import require_hosts
 from tests.cluster.ray_hosts import QUICK_TO_NOTICE, ray_hosts
 from tests.cluster.scenarios import Stage, node_added_then_killed, two_drivers, zombie_behind_a_cut
 
+pytestmark = pytest.mark.timeout(3600)
+
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:

@@ -15,7 +15,7 @@ import pytest
 
 import schemas
 from schemas.identity import ENCODER_NAMES
-from tests.integration.commands import encode, files, run, start
+from tests.integration.commands import ENCODE_SECONDS, encode, files, run, start
 
 # `python -m tests.chaos --kills 20` kills as many drivers as one likes, and workers beside them.
 NUM_KILLS = int(os.environ.get("ENCODE_ONCE_KILLS", "8"))
@@ -24,7 +24,7 @@ OPTIONS = ("--columns", "txt", "json.long_caption", "--latents", "pixels", "--ch
 NUM_RECORDS = NUM_SHARDS * 3
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3600)
 def test_sigkill_at_random_moments(tmp_path: Path) -> None:
     tars, expected = tmp_path / "tars", tmp_path / "expected"
     run("demo-data", str(tars), "--num-shards", str(NUM_SHARDS), "--samples-per-shard", str(SAMPLES))
@@ -99,7 +99,7 @@ def kill_at_a_random_moment(process: subprocess.Popen[str], dataset: Path, momen
     was_alive = process.poll() is None
     if was_alive:
         process.send_signal(signal.SIGKILL)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=ENCODE_SECONDS)
     return was_alive, output
 
 

@@ -22,7 +22,7 @@ from schemas.validator import validate
 from tests.integration.commands import encode, files
 from tests.pipeline.latents.autoencoders import normalized, save, small_autoencoder
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ def run_isolated(site: Path, program: str, *arguments: str) -> subprocess.Comple
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=1200,
         check=False,
     )
 

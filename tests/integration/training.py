@@ -20,7 +20,7 @@ from trainer.history import read_history
 from trainer.train import ExitStatus
 
 NUM_ROWS = 180
-_SECONDS = 150
+_SECONDS = 900
 _OPTIONS = (
     "--model.depth", "2", "--model.num-heads", "2", "--model.head-dim", "8", "--stream.num-streams", "4",
     "--stream.holdout-rows", "8", "--metrics.log-every", "1", "--metrics.no-tensorboard", "--log-keys",
@@ -101,7 +101,7 @@ def kill_after(process: subprocess.Popen[str], output: Path, step: int) -> None:
         wait_for_step(process, output, step)
     finally:
         kill(process)
-        process.communicate(timeout=30)
+        process.communicate(timeout=_SECONDS)
 
 
 def stop_after(process: subprocess.Popen[str], output: Path, step: int) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 PROGRAM = "azurite-blob"
 ACCOUNT = "encodeoncetest"
 SECRET_KEY = base64.b64encode(b"s3cr3t-that-must-not-be-told").decode()
-_START_SECONDS = 60
+_START_SECONDS = 300
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from pathlib import Path
 
 PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "monmaptool", "ceph-authtool", "setpriv")
 ACCESS_KEY, SECRET_KEY = "ENCODEONCETESTKEY", "s3cr3t-that-must-not-be-told"
-_START_SECONDS = 120
+_START_SECONDS = 600
 _CLASSES = Path("/usr/lib/x86_64-linux-gnu/rados-classes")
 
 

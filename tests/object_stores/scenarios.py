@@ -265,7 +265,7 @@ def full_disk_of_a_worker(stage: Stage, folder: Path) -> dict[str, Any]:
         records = len(stage.keys("worker-disk/ledger"))
         _fill(filler)
         ray_is_there = any(path.name == "session_latest" for path in folder.rglob("*"))
-        output = driver.communicate(timeout=600)[0]
+        output = driver.communicate(timeout=3000)[0]
     filler.unlink()
     assert ray_is_there, "Ray's folder was elsewhere"
     assert driver.returncode == 0, output

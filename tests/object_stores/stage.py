@@ -21,7 +21,7 @@ from trainer.stream.loader import StreamLoader
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUCKET = "encode-once"
-_SECONDS = 900
+_SECONDS = 3000
 
 
 @dataclass

@@ -16,7 +16,7 @@ import pytest
 from tests.object_stores.ceph import PROGRAMS, missing_programs
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_a_job_on_an_object_store(repository: Path, tmp_path: Path) -> None:
     report = tmp_path / "store.json"
     command = [sys.executable, "-m", "tests.object_stores", "--short", "--shards", "6", "--output", str(report)]
@@ -24,7 +24,7 @@ def test_a_job_on_an_object_store(repository: Path, tmp_path: Path) -> None:
         command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         try:
-            output, _ = process.communicate(timeout=800)
+            output, _ = process.communicate(timeout=3500)
         except BaseException:
             # Not killed, as `run` would: it has a store to end, and folders.
             process.terminate()

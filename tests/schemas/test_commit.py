@@ -174,7 +174,7 @@ def test_a_stored_part_is_let_go_while_the_next_is_built(tmp_path: Path, monkeyp
         del first  # as in `build_parts`, no name here holds what was handed out
         yield waiting.pop()
         assert stored.wait(10)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 100
         while watched() is not None and time.monotonic() < deadline:
             time.sleep(0.01)  # the writer's thread has returned, and is about to let go
         held.append(watched() is not None)

@@ -140,7 +140,7 @@ def test_the_command_is_plain_when_piped(url: str, tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "schemas", "inspect", *arguments]
         environment = {**os.environ, "COLUMNS": "90"}
-        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=600)
 
     result = run(url, "b/0001", "--row", "0")
     assert (result.returncode, result.stderr) == (0, "")

@@ -29,7 +29,7 @@ from tests.golden.damage_dataset import Victim
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "schemas", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
 
 @pytest.mark.parametrize("storage_dtype", ["bfloat16", "float16", "float32"])

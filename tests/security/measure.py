@@ -33,7 +33,7 @@ from trainer.stream.loader import StreamLoader
 MORE_ADDRESS_SPACE = 3 * 2**30
 """What a reader may map beyond what is there when it begins; stacks of threads count, used or not."""
 
-MOST_SECONDS = 60.0
+MOST_SECONDS = 180.0
 
 
 def pipeline(path: str) -> list[str]:

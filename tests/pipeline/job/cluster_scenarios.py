@@ -50,7 +50,7 @@ def join(address: str, folder: Path, variables: dict[str, str]) -> list[Any]:
     # Ray asks twenty times, once a second, before it believes a refusal.
     environment |= {"HOME": str(folder), "RAY_NUM_REDIS_GET_RETRIES": "2", **variables}
     command = [sys.executable, "-c", _JOIN, address]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
     lines = [line for line in found.stdout.splitlines() if line.startswith("[")]
     assert lines, found.stdout + found.stderr
     answer = json.loads(lines[-1])

@@ -74,7 +74,7 @@ def test_nothing_is_left_behind(found: dict[str, Any]) -> None:
 
 def test_a_killed_driver_takes_its_cluster_with_it(tmp_path: Path) -> None:
     with ray_process.start("tests.pipeline.job.abandoned_cluster", tmp_path) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while not (tmp_path / "report.json").exists():
             assert process.poll() is None
             assert time.monotonic() < deadline
@@ -90,7 +90,7 @@ def test_a_killed_driver_takes_its_cluster_with_it(tmp_path: Path) -> None:
         folder = Path(report["token"]).parent
         while folder.exists() or any(is_alive(child) for child in cluster):
             left = [child for child in cluster if is_alive(child)]
-            assert time.monotonic() < died + 20, f"outlives its driver: {left}, {folder}"
+            assert time.monotonic() < died + 300, f"outlives its driver: {left}, {folder}"
             time.sleep(0.1)
         print(f"{len(cluster)} processes gone {time.monotonic() - died:.1f} s after their driver")
 

@@ -11,4 +11,4 @@ def test_a_job_whose_own_cluster_is_dead_ends(tmp_path: Path) -> None:
     scene = ray_process.report("tests.pipeline.job.lost_cluster_scenario", tmp_path)
     assert scene["raised"] == "WorkerBootError"
     assert scene["code"] == "cluster-lost"
-    assert scene["seconds"] < 60
+    assert scene["seconds"] < 600, "it waited for the workers' boot"

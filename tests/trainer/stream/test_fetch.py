@@ -193,7 +193,7 @@ def test_a_read_that_never_answers_is_ended_by_the_bound(
     started = time.monotonic()
     with pytest.raises(StorageError, match="read-timeout") as raised:
         fetcher.fetch(refs[3])
-    assert 0.35 < time.monotonic() - started < 3
+    assert 0.35 < time.monotonic() - started < 100
     assert str(part_file(dataset, refs[3])) in raised.value.where
     assert fetcher.stats.num_rereads == 1
     gate.set()
@@ -204,11 +204,11 @@ def test_failures_and_pauses_are_within_the_bound_too(
 ) -> None:
     dataset, refs = stored
     flip(part_file(dataset, refs[0]), refs[0].chunk.offset)
-    monkeypatch.setattr(fetch, "_FIRST_PAUSE_SECONDS", 5.0)
+    monkeypatch.setattr(fetch, "_FIRST_PAUSE_SECONDS", 600.0)
     started = time.monotonic()
     with pytest.raises(StorageError, match=r"read-timeout(.|\n)*earlier: xxh3_64"):
         make_fetcher(dataset, attempts=10**6, timeout_seconds=0.5).fetch(refs[0])
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 100
 
 
 def test_a_second_read_joins_one_that_does_not_answer(
@@ -228,12 +228,12 @@ def test_a_second_read_joins_one_that_does_not_answer(
     whole = make_fetcher(dataset).fetch(refs[0])
     replace_reads(monkeypatch, dataset, first_stalls)
     events: list[str] = []
-    fetcher = make_fetcher(dataset, timeout_seconds=2.0, on_event=events.append)
+    fetcher = make_fetcher(dataset, timeout_seconds=8.0, on_event=events.append)
     started = time.monotonic()
     assert fetcher.fetch(refs[0]) == whole
-    assert 0.95 < time.monotonic() - started < 2.0
+    assert 3.95 < time.monotonic() - started < 8.0
     assert len(events) == 1
-    assert "no answer for 1 s" in events[0]
+    assert "no answer for 4 s" in events[0]
     gate.set()
 
 
@@ -243,22 +243,35 @@ def test_a_slow_first_read_still_counts(
     dataset, refs = stored
 
     def slow(answer: Callable[[], pa.Buffer]) -> pa.Buffer:
-        time.sleep(1.2)
+        time.sleep(5.0)
         return answer()
 
     replace_reads(monkeypatch, dataset, slow)
-    fetcher = make_fetcher(dataset, timeout_seconds=2.0)
-    # The second read, which joins after one second, would be too late.
+    fetcher = make_fetcher(dataset, timeout_seconds=8.0)
+    # The second read, which joins after four seconds, would be too late.
     fetcher.fetch(refs[0])
     assert fetcher.stats.num_rereads == 1
 
 
 def test_one_read_serves_all_threads(stored: tuple[Dataset, list[ChunkRef]], monkeypatch: pytest.MonkeyPatch) -> None:
     dataset, refs = stored
-    replace_reads(monkeypatch, dataset, lambda answer: (time.sleep(0.3), answer())[1])
+    all_there = threading.Barrier(12)
+    asked = threading.Event()
+
+    def slow(answer: Callable[[], pa.Buffer]) -> pa.Buffer:
+        assert asked.wait(100)
+        time.sleep(0.5)  # From the barrier to the read is a step for the others.
+        return answer()
+
+    def fetch_together(ref: ChunkRef) -> object:
+        all_there.wait()
+        asked.set()
+        return fetcher.fetch(ref)
+
+    replace_reads(monkeypatch, dataset, slow)
     fetcher = make_fetcher(dataset)
     with ThreadPoolExecutor(12) as threads:
-        found = list(threads.map(fetcher.fetch, refs[:2] * 6))
+        found = list(threads.map(fetch_together, refs[:2] * 6))
     assert fetcher.stats.num_reads == 2
     assert all(data is found[index % 2] for index, data in enumerate(found))
     # Nothing is kept.
@@ -302,25 +315,25 @@ def test_threads_are_used_again_and_end() -> None:
     for _ in range(5):
         done = threading.Event()
         threads.run(lambda done=done: (seen.append(threading.get_ident()), done.set())[0])  # type: ignore[misc]
-        assert done.wait(5)
+        assert done.wait(100)
         time.sleep(0.02)
     assert len(set(seen)) < 5
     stuck = threading.Event()
     threads.run(lambda: (stuck.wait(), None)[1])
     done = threading.Event()
     threads.run(done.set)
-    assert done.wait(5)
+    assert done.wait(100)
     alive = [thread for thread in threading.enumerate() if thread.name == "spare-test"]
     assert len(alive) == 2
     assert all(thread.daemon for thread in alive)
     stuck.set()
     for thread in alive:
-        thread.join(5)
+        thread.join(100)
         assert not thread.is_alive()
     # After all have ended there are new ones.
     done.clear()
     threads.run(done.set)
-    assert done.wait(5)
+    assert done.wait(100)
 
 
 def test_stats_add_up() -> None:
