@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 DEMO := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format hooks install clean check-python
+.PHONY: help demo test test-isa lint format hooks install clean check-python
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -54,6 +54,10 @@ demo: $(INSTALLED) ## Sample pictures and captions to a dataset, to a small trai
 
 test: lint ## Run the whole suite: style, types, package boundaries, tests
 	@$(BIN)/python -m pytest --numprocesses=$(PYTEST_WORKERS) --dist=loadfile --hypothesis-profile=ci $(PYTEST_ARGS)
+
+test-isa: $(INSTALLED) ## Run the tests that depend on the processor as on one that has AVX2 alone
+	@ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+	  $(BIN)/python -m pytest --numprocesses=$(PYTEST_WORKERS) --dist=loadfile --hypothesis-profile=ci -m processor $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## Check style, types and package boundaries
 	@$(BIN)/ruff check

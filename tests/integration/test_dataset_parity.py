@@ -17,7 +17,8 @@ from trainer.conditioning import assemble
 CAPTIONS = list(AWKWARD_CAPTIONS)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.processor
+@pytest.mark.timeout(1800)
 def test_a_dataset_equals_encode_prompt(tmp_path: Path) -> None:
     sd3, dataset = tmp_path / "sd3", tmp_path / "dataset"
     clip_l, clip_g = small_clip(1, width=64), small_clip(2, width=96, projection=80, layers=4, activation="gelu")

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 import schemas
-from tests.integration.commands import REPOSITORY, encode, files, run, start
+from pipeline.compute_dtype import has_bfloat16_instructions
+from tests.integration.commands import ENCODE_SECONDS, REPOSITORY, encode, files, run, start
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="module")
@@ -23,20 +24,25 @@ def tars(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.processor
 def test_a_dataset_grows_resumes_and_refuses(tars: Path, tmp_path: Path) -> None:
     dataset = tmp_path / "dataset"
     options = ("--container", "webdataset", "--padding", "none", "--chunk-rows", "8")
     output = encode(tars, dataset, *options)
     assert "60 inputs = 60 encoded + 0 rejected" in output
+    computed = schemas.open_dataset(str(dataset)).manifest.captions.clip_l.compute_dtype
+    assert computed == ("bfloat16" if has_bfloat16_instructions() else "float32")
+    assert f"compute dtype {computed} (this processor has " in output
     run("validate", str(dataset), "--level", "values", module="schemas")
     before = stable(dataset)
 
     assert "Nothing to encode" in encode(tars, dataset, *options)
     assert stable(dataset) == before
 
-    refused = encode(tars, dataset, *options, "--compute-dtype", "float32", "--t5.max-tokens", "64", expect=1)
+    other = "float32" if computed == "bfloat16" else "bfloat16"
+    refused = encode(tars, dataset, *options, "--compute-dtype", other, "--t5.max-tokens", "64", expect=1)
     assert "identity-mismatch" in refused
-    for field in ("clip_l.compute_dtype: 'bfloat16' -> 'float32'", "t5.max_tokens: 24 -> 64"):
+    for field in (f"clip_l.compute_dtype: '{computed}' -> '{other}'", "t5.max_tokens: 24 -> 64"):
         assert f"captions.{field}" in refused
     assert stable(dataset) == before
 
@@ -61,7 +67,7 @@ def stable(dataset: Path) -> dict[str, bytes]:
 POISONS = {
     "00001-kills": "worker process died",
     "00002-raises": "RuntimeError: cannot encode 00002-raises, attempt",
-    "00003-hangs": "hung: no result within 10 s",
+    "00003-hangs": "hung: no result within 20 s",
 }
 
 
@@ -72,7 +78,7 @@ def test_poisonous_inputs_are_quarantined_and_the_rest_is_done(tars: Path, tmp_p
     for number, name in enumerate(("00000", *POISONS, "00004")):
         shutil.copy(tars / f"{number % 3:05d}.tar", inputs / f"{name}.tar")
     faulty = {"PYTHONPATH": f"{REPOSITORY / 'tests/integration/faults'}:{REPOSITORY}"}
-    limits = ("--max-attempts", "2", "--shard-timeout-seconds", "10")
+    limits = ("--max-attempts", "2", "--shard-timeout-seconds", "20")
     output = encode(inputs, dataset, *limits, expect=3, **faulty)
     assert "2 of 5 committed" in output
     assert schemas.open_dataset(str(dataset)).shards("txt") == ("00000", "00004")
@@ -107,7 +113,7 @@ def test_sigterm_stops_in_order_and_a_second_driver_is_refused(tars: Path, tmp_p
         refused = encode(inputs, dataset, expect=1)
         first.send_signal(signal.SIGCONT)
         first.send_signal(signal.SIGTERM)
-        output, _ = first.communicate(timeout=120)
+        output, _ = first.communicate(timeout=ENCODE_SECONDS)
     assert "run-live" in refused
     assert first.returncode == 4, output
     assert "The same command resumes" in output

@@ -22,6 +22,8 @@ from schemas.manifest import create_or_require_same
 from schemas.storage import Store
 from tests.pipeline.encoding import make_manifest, small_encoders
 
+pytestmark = pytest.mark.processor
+
 
 def test_what_the_user_says_counts(tmp_path: Path) -> None:
     store = Store(str(tmp_path))

@@ -89,6 +89,7 @@ def causes(report: dict[str, Any]) -> set[str]:
     return {found["cause"] for row in rows for part in row["encoders"].values() for found in part["diagnoses"]}
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize(
     ("padding", "container", "compute_dtype"),
     [("max_length", "arrow", "bfloat16"), ("none", "webdataset", "bfloat16"), ("none", "arrow", "float32")],

@@ -14,6 +14,8 @@ from schemas.identity import ComputeDtype, EncoderName
 from tests.checkpoints import AWKWARD_CAPTIONS, small_clip, small_t5, write_open_clip, write_sd3
 from tests.pipeline.encoders.encoding import encode, load
 
+pytestmark = pytest.mark.processor
+
 SOURCES: list[tuple[EncoderName, str]] = [("clip_l", "sd3"), ("clip_g", "sd3"), ("clip_g", "open_clip"), ("t5", "sd3")]
 
 

@@ -17,6 +17,8 @@ from pipeline.encoders.packed import pack_tokens
 from tests.checkpoints import small_clip, small_t5, write_sd3
 from tests.pipeline.encoders.encoding import load
 
+pytestmark = pytest.mark.processor
+
 
 @pytest.fixture(scope="module")
 def sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -14,6 +14,8 @@ from pipeline.encoders import EncoderConfig
 from tests.checkpoints import AWKWARD_CAPTIONS, small_clip, small_t5, write_sd3
 from tests.pipeline.encoders.encoding import encode, load
 
+pytestmark = pytest.mark.processor
+
 T5_WIDTH = 192
 
 
