@@ -32,7 +32,7 @@ for num_threads in (1, 2):
         found = encode(encoder, captions)
         for field in ("hidden", "pooled", "eos"):
             if (values := getattr(found, field)) is not None:
-                np.save(f"{folder}/{name}-{field}-{num_threads}.npy", values.float().numpy())
+                np.save(f"{folder}/{name}-{field}-{num_threads}.npy", values.float().flatten(0, -2).numpy())
 """
 
 # Shapes of the small encoders and of larger ones: rows, terms of each sum, columns.
