@@ -63,10 +63,8 @@ def within_one_unit(one: Vectors, other: Vectors) -> npt.NDArray[np.bool_]:
 
 
 def _places(values: Vectors) -> npt.NDArray[np.int64]:
-    """Places of floats in their order, so that neighbours are one apart; both zeros have the same."""
-    width = 8 * values.dtype.itemsize
-    bits = values.view(np.dtype(f"u{values.dtype.itemsize}")).astype(np.int64)
-    return np.where(bits >> (width - 1), (1 << (width - 1)) - bits, bits)
+    """Bits as integers: neighbours of one sign are one apart. Those around zero are near by any measure."""
+    return values.view(np.dtype(f"u{values.dtype.itemsize}")).astype(np.int64)
 
 
 def _num_changed(one: Vectors, other: Vectors) -> int:
