@@ -10,6 +10,6 @@ import os
 # this when torch is first imported. Ray's workers inherit it from the driver; on other nodes this import sets it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # MKL sums a float32 product in an order that does not depend on the number of threads, so that workers with more or
-# fewer cores store the same values (docs/decisions/0011). It reads this at the first product. Ray's workers inherit it
+# fewer cores store the same values (docs/decisions/0012). It reads this at the first product. Ray's workers inherit it
 # from the driver; on other nodes this import sets it.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
