@@ -1,4 +1,4 @@
-"""Compute dtype of the text encoders and the autoencoder: resolves "auto" from the dataset or from what the device has."""
+"""Compute dtype of the text encoders and the autoencoder, where the user leaves it open ("auto")."""
 
 from __future__ import annotations
 
