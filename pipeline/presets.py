@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Annotated, get_args
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from pipeline.caption_options import CaptionOptions
 from pipeline.encoders import EncoderConfig
 from pipeline.latents import LatentOptions
-from pipeline.latents.options import ImageConfig
+from pipeline.latents.options import ImageConfig, LatentChoice
 from schemas.errors import ConfigError
 from schemas.latent_manifest import LATENTS_GROUP
+
+
+# So that `--latents` by itself means the usual kind.
+_OPTIONAL_VALUE: PrimitiveConstructorSpec[LatentChoice] = PrimitiveConstructorSpec(
+    nargs=(0, 1),
+    metavar="[{none,autoencoder_kl,pixels}]",
+    instance_from_str=lambda words: words[0] if words else "autoencoder_kl",  # type: ignore[arg-type, return-value]
+    is_instance=lambda value: value in get_args(LatentChoice),
+    str_from_instance=lambda value: [value],
+    choices=get_args(LatentChoice),
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,9 @@ class EncodeConfig(LatentOptions, CaptionOptions, _InputAndOutput):
 
     num_workers: int | None = None
     """Workers at a time. Default: one a GPU, on the CPU one for every four cores; more as nodes join while it runs."""
+
+    # The field of LatentOptions, which can be used without tyro.
+    latents: Annotated[LatentChoice, _OPTIONAL_VALUE] = "none"
 
     gpus_per_worker: float = 1.0
     """GPUs of a worker; a fraction lets several share one."""

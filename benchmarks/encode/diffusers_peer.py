@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -52,6 +53,7 @@ class Diffusers:
         pipeline: Of `prompt_pipeline`.
         encoders: Ours under the same policy, to count FLOPs and tokens.
         batches: Sizes to try; one is not tried.
+        max_seconds: Of one measurement: fewer captions are measured if they would take longer, two batches at least.
     """
 
     def __init__(
@@ -62,12 +64,15 @@ class Diffusers:
         pipeline: StableDiffusion3Pipeline,
         encoders: Mapping[str, TextEncoder],
         batches: Sequence[int],
+        max_seconds: float = math.inf,
     ) -> None:
         self._pipeline, self._captions = pipeline, captions
         self._t5_tokens = encoders["t5"].identity.max_tokens
         self._device = encoders["t5"].device
         self.tried = self._try(batches)
         batch = max(self.tried, key=self.tried.__getitem__)
+        if self.tried[batch] * max_seconds < len(captions) and self.tried[batch]:
+            self._captions = captions = captions[: max(2 * batch, int(self.tried[batch] * max_seconds))]
         padded = dict.fromkeys(ENCODER_NAMES, CLIP_TOKENS) | {"t5": self._t5_tokens}
         flops = sum(encoders[name].model_flops(np.array([padded[name]], np.int64)) for name in ENCODER_NAMES)
         tokens = sum(len(ids) for name in ENCODER_NAMES for ids in encoders[name].tokenizer(captions).ids)

@@ -70,6 +70,8 @@ def _ratios(facts: Facts) -> Iterator[Figure]:
 
 
 def _shares(facts: Facts) -> Iterator[Figure]:
+    if not facts["rows"]:
+        return
     on_gpu = facts["device"] == "cuda"
     dtype = facts["rows"][-1]["dtype"]
     for engine, tokens, goal in (("sd3", 77, 0.75 if on_gpu else None), ("compact", 256, None)):
@@ -84,8 +86,10 @@ def _shares(facts: Facts) -> Iterator[Figure]:
         if peer is not None:
             ratio = worker["captions_per_second"] / peer["captions_per_second"]
             yield Figure(f"whole worker, `{worker['engine']}`, beside diffusers without files", ratio, f"{ratio:.2f} ×")
-    padding = max(row["padding_share"] for row in facts["rows"] if row["engine"] == "compact")
+    padding = max((row["padding_share"] for row in facts["rows"] if row["engine"] == "compact"), default=0.0)
     yield Figure("padding share, `compact`, the worst", padding, f"{padding:.1%}", 0.05, at_most=True)
+    if "accuracy" not in facts:  # The figures so far of a run that is not at its end.
+        return
     cosine = min(value for found in facts["accuracy"]["least_cosine"].values() for value in found.values())
     yield Figure("cosine of bfloat16 to float32, the worst row", cosine, f"{cosine:.5f}", 0.9995)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -19,11 +21,12 @@ from schemas.manifest import Layout, Manifest, Provenance
 _WARM_UP = 64
 
 
-def caption_manifest(encoders: Mapping[str, TextEncoder]) -> Manifest:
-    """Of a dataset that these encoders make, laid out as it is when nobody says otherwise."""
+def caption_manifest(encoders: Mapping[str, TextEncoder], chunk_rows: int | None = None) -> Manifest:
+    """Of a dataset that these encoders make; the layout is the pipeline's default, but for `chunk_rows` if given."""
     identity = CaptionIdentity(**{name: encoders[name].identity for name in ENCODER_NAMES})
+    rows = default_chunk_rows(identity) if chunk_rows is None else chunk_rows
     return Manifest(
-        layout=Layout(container="arrow", chunk_rows=default_chunk_rows(identity), part_bytes=64 * 1024**2),
+        layout=Layout(container="arrow", chunk_rows=rows, part_bytes=64 * 1024**2),
         captions=identity,
         created=Provenance(run_id="benchmark", time="1970-01-01T00:00:00+00:00", versions={}),
     )
@@ -44,6 +47,8 @@ def windows_of(captions: Sequence[str], encoders: Mapping[str, TextEncoder], set
 class OurEngine:
     """Our engine on some captions.
 
+    Attributes: num_captions: of a measurement; batch_tokens: the best of those tried; row: the figures.
+
     Args:
         engine: Name in the results.
         kind: Of the captions.
@@ -51,6 +56,7 @@ class OurEngine:
         encoders: Under one policy.
         settings: As a worker on this device has them.
         budgets: Tokens of a batch to try, besides what the engine chooses itself.
+        max_seconds: Of one measurement: fewer captions are measured if they would take longer, one window at least.
     """
 
     def __init__(
@@ -61,6 +67,7 @@ class OurEngine:
         encoders: Mapping[str, TextEncoder],
         settings: EngineSettings,
         budgets: Sequence[int],
+        max_seconds: float = math.inf,
     ) -> None:
         self.encoders = encoders
         self._device = encoders["t5"].device
@@ -75,6 +82,8 @@ class OurEngine:
             self.tried[budget] = counters.num_captions / seconds
         self.batch_tokens = max(self.tried, key=self.tried.__getitem__)
         self._engine = engines[self.batch_tokens]
+        self._windows = _bounded(self._windows, self.tried[self.batch_tokens] * max_seconds)
+        self.num_captions = sum(len(window.captions) for window in self._windows)
         _, counters = self._pass(self._engine, self._windows)
         self.row = Row(
             engine=engine,
@@ -102,6 +111,16 @@ class OurEngine:
 
         seconds = seconds_of(work, self._device)
         return seconds, sum(found, Counters())
+
+
+def _bounded(windows: Sequence[Window], num_captions: float) -> list[Window]:
+    """The first windows, up to a number of captions; one at least."""
+    ends = itertools.accumulate(len(window.captions) for window in windows)
+    return [
+        window
+        for index, (window, end) in enumerate(zip(windows, ends, strict=True))
+        if not index or end <= num_captions
+    ]
 
 
 def tokenizing_rate(captions: Sequence[str], encoders: Mapping[str, TextEncoder]) -> float:

@@ -5,26 +5,22 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.encode.captions import write_tars
-from benchmarks.encode.ours import OurEngine, caption_manifest
+from benchmarks.encode.ours import OurEngine
+from benchmarks.encode.stored import TarEncoder
 from benchmarks.encode.timing import seconds_of
 from pipeline.counters import Counters
 from pipeline.encoders import TextEncoder
 from pipeline.engine_settings import EngineSettings
-from pipeline.shard_encoder import ShardEncoder, ShardResult
+from pipeline.shard_encoder import ShardResult
 from pipeline.sources import list_inputs
-from schemas.manifest import create_or_require_same
-from schemas.storage import Store
 
 
 class WholeWorker:
-    """`ShardEncoder` on tars on the local disk, without ray, with as many in hand as production has.
+    """`TarEncoder` on tars on the local disk.
 
     Args:
         captions: Of each tar.
@@ -56,18 +52,9 @@ class WholeWorker:
     def measure(self) -> None:
         """Encodes the tars into a new dataset, which is deleted."""
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
-            dataset, manifest = Store(folder), caption_manifest(self._encoders)
-            create_or_require_same(dataset, manifest)
-            device = self._encoders["t5"].device
-            worker = ShardEncoder(
-                self._inputs.store, dataset, manifest, self._encoders, self._settings, "benchmark", str(device)
-            )
+            worker = TarEncoder(self._inputs, Path(folder), self._encoders, self._settings)
             results: list[ShardResult] = []
-            with ThreadPoolExecutor(self._settings.shards_in_hand) as threads:
-                seconds = seconds_of(
-                    lambda: results.extend(threads.map(lambda tar: worker.encode(tar, ["txt"], 1), self._inputs.tars)),
-                    torch.device(device),
-                )
+            seconds = seconds_of(lambda: results.extend(worker.encode()), self._encoders["t5"].device)
         counters = sum((result.counters for result in results), Counters())
         if counters.num_captions != self._num_captions:
             raise RuntimeError(f"{counters.num_captions} of {self._num_captions} captions were encoded")

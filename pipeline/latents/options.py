@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
-
-from tyro.constructors import PrimitiveConstructorSpec
+from typing import Literal
 
 from schemas.errors import ConfigError
 from schemas.identity import StorageDtype
@@ -13,17 +11,6 @@ from schemas.identity import StorageDtype
 LatentChoice = Literal["none", "autoencoder_kl", "pixels"]
 LatentComputeDtypeOption = Literal["auto", "float32", "bfloat16"]
 Crop = Literal["center", "buckets"]
-
-# So that `--latents` by itself means the usual kind.
-_OPTIONAL_VALUE: PrimitiveConstructorSpec[LatentChoice] = PrimitiveConstructorSpec(
-    nargs=(0, 1),
-    metavar="[{none,autoencoder_kl,pixels}]",
-    instance_from_str=lambda words: words[0] if words else "autoencoder_kl",  # type: ignore[arg-type, return-value]
-    is_instance=lambda value: value in get_args(LatentChoice),
-    str_from_instance=lambda value: [value],
-    choices=get_args(LatentChoice),
-)
-
 
 @dataclass(frozen=True)
 class ImageConfig:
@@ -79,7 +66,7 @@ class VaeConfig:
 class LatentOptions:
     """What is stored of the images."""
 
-    latents: Annotated[LatentChoice, _OPTIONAL_VALUE] = "none"
+    latents: LatentChoice = "none"
     """Encode the images too (jpg, jpeg, png, webp), as the group `latents`. autoencoder_kl (or --latents alone): with
     --vae.source. pixels: the resized images as they are. With --columns and nothing after it, images alone: no text
     encoder is loaded. EXIF orientation is applied, transparency put on white, colour profiles are ignored."""
