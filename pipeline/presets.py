@@ -16,7 +16,6 @@ from pipeline.latents.options import ImageConfig, LatentChoice
 from schemas.errors import ConfigError
 from schemas.latent_manifest import LATENTS_GROUP
 
-
 # So that `--latents` by itself means the usual kind.
 _OPTIONAL_VALUE: PrimitiveConstructorSpec[LatentChoice] = PrimitiveConstructorSpec(
     nargs=(0, 1),

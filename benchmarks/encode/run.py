@@ -21,9 +21,10 @@ from benchmarks.encode.ours import OurEngine, tokenizing_rate
 from benchmarks.encode.reference import Reference
 from benchmarks.encode.sizes import CLIP_TOKENS, SIZES, T5_TOKENS, Size
 from benchmarks.encode.stored import stored_rows
-from benchmarks.encode.timing import Row, TimeBudget
+from benchmarks.encode.timing import Row
 from benchmarks.encode.whole_job import ray_data_packages, whole_jobs
 from benchmarks.encode.worker import WholeWorker
+from benchmarks.time_budget import TimeBudget
 from pipeline.engine_settings import CPU_SETTINGS, GPU_SETTINGS
 from schemas.identity import Padding
 

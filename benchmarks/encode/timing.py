@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -25,28 +24,6 @@ def synchronize(device: torch.device) -> None:
     """Waits for what the device was told to do; nothing on a processor."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-class TimeBudget:
-    """Time that a run may take, from now on.
-
-    Args:
-        seconds: Of it; infinity: no bound.
-    """
-
-    def __init__(self, seconds: float = math.inf) -> None:
-        self._started = time.perf_counter()
-        self.seconds = seconds
-
-    @property
-    def left(self) -> float:
-        """Seconds left; negative once it is over."""
-        return self.seconds - (time.perf_counter() - self._started)
-
-    @property
-    def share_left(self) -> float:
-        """Of all of it; 1 without a bound."""
-        return 1.0 if math.isinf(self.seconds) else self.left / self.seconds
 
 
 @dataclass

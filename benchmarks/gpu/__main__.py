@@ -2,10 +2,9 @@
 
     python -m benchmarks.gpu --minutes 10 --output benchmarks/results/gpu-2026-12-01
 
-Sections run in order of importance, each in a process of its own and within its share of the time; time that one does
-not need goes to those after it. Each leaves NAME.json and NAME.log in the output folder as it goes, and report.md says
-what is there so far. Exit status 0: every section ran to its end and every check held. Figures that miss their target
-do not change it.
+Sections run in order of importance, each in a process of its own and within its share of the time and what is spare.
+Each leaves NAME.json and NAME.log in the output folder as it goes, and report.md says what is there so far. Exit status
+0: every section ran to its end and every check held. Figures that miss their target do not change it.
 """
 
 from __future__ import annotations
@@ -26,7 +25,8 @@ from benchmarks.gpu.result import ERROR, OUT_OF_TIME, PASSED, Result, report, wr
 from benchmarks.gpu.section import SIZES
 
 _ROOT = Path(__file__).parents[2]
-_KILL_SECONDS = 3.0
+_END_SECONDS = 3.0
+"""Kept back for the report."""
 _LOG_LINES = 60
 
 
@@ -37,26 +37,24 @@ class Section:
     Attributes:
         name: Of its files.
         target: Its function, as "module:function"; called with a `Context`.
-        share: Of the time that is left when it begins, relative to the shares of those after it.
+        seconds: Its share of ten minutes. It may also take what nobody has a share of, and what those before it left.
     """
 
     name: str
     target: str
-    share: float
+    seconds: float
 
 
 SECTIONS = (
-    Section("environment", "benchmarks.gpu.environment:run", 25),
-    Section("captions-narrow", "benchmarks.gpu.captions:narrow", 60),
+    Section("environment", "benchmarks.gpu.environment:run", 20),
+    Section("captions-narrow", "benchmarks.gpu.captions:narrow", 75),
     Section("captions", "benchmarks.gpu.captions:real", 60),
     Section("latents", "benchmarks.gpu.latents:run", 25),
     Section("upload", "benchmarks.gpu.upload:run", 25),
-    Section("kernels", "benchmarks.gpu.kernels:run", 40),
-    Section("encoding", "benchmarks.gpu.encoding:run", 190),
-    Section("training-step", "benchmarks.gpu.commands:training_step", 100),
-    Section("profile", "benchmarks.gpu.profile:run", 50),
+    Section("encoding", "benchmarks.gpu.encoding:run", 150),
+    Section("training-step", "benchmarks.gpu.commands:training_step", 90),
+    Section("profile", "benchmarks.gpu.profile:run", 40),
 )
-"""The shares add up to some 575 seconds."""
 
 
 def main() -> None:
@@ -68,15 +66,14 @@ def main() -> None:
         seconds=60 * options.minutes,
         output=options.output,
         data=options.data,
-        size=options.size,
-        device=options.device,
+        options=["--size", options.size, "--device", options.device, "--cores", str(options.cores)],
     )
     print((options.output / "report.md").read_text(), flush=True)
     sys.exit(0 if all(result.status == PASSED for result in results) else 1)
 
 
 def run_sections(
-    sections: Sequence[Section], *, seconds: float, output: Path, data: Path | None, size: str, device: str
+    sections: Sequence[Section], *, seconds: float, output: Path, data: Path | None, options: Sequence[str]
 ) -> list[Result]:
     """Runs sections one after the other; what becomes of one does not keep the next from running.
 
@@ -85,24 +82,35 @@ def run_sections(
         seconds: For all of them.
         output: Folder of the documents, logs and the report. Files of earlier runs of these sections are replaced.
         data: Folder for temporary files; None: the system's.
-        size: Name in `SIZES`.
-        device: "cuda" or "cpu".
+        options: Of `benchmarks.gpu.section`, for all of them.
     """
     ends, results = time.monotonic() + seconds, []
     names = [section.name for section in sections]
-    machine = (
-        f"`python -m benchmarks.gpu`, size `{size}`, {device}, {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC."
-    )
+    made = f"`python -m benchmarks.gpu {' '.join(options)}`, {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC."
     for index, section in enumerate(sections):
-        left = ends - time.monotonic() - _KILL_SECONDS
-        limit = max(1.0, left * section.share / sum(later.share for later in sections[index:]))
+        limit = limit_seconds(
+            [one.seconds for one in sections[index:]], ends - time.monotonic() - _END_SECONDS, seconds
+        )
         print(f"\n=== {section.name}, {limit:.0f} s at most", flush=True)
         with tempfile.TemporaryDirectory(prefix=f"{section.name}-", dir=data) as folder:
-            options = ["--size", size, "--device", device, "--data", folder]
-            results.append(_run(section, options, limit, output))
+            results.append(_run(section, [*options, "--data", folder], limit, output))
         print(f"=== {section.name}: {results[-1].status} after {results[-1].seconds:.0f} s", flush=True)
-        write_atomically(output / "report.md", report(results, names, machine))
+        write_atomically(output / "report.md", report(results, names, made))
     return results
+
+
+def limit_seconds(shares: Sequence[float], left: float, total: float) -> float:
+    """What the next section may take: its share, and all time in which no later one has a share.
+
+    Args:
+        shares: Of ten minutes, of the next section and those after it.
+        left: Of the run.
+        total: Of the run.
+    """
+    scaled = [share * total / 600 for share in shares]
+    if sum(scaled) > left:
+        return max(1.0, left * scaled[0] / sum(scaled))
+    return scaled[0] + left - sum(scaled)
 
 
 def _run(section: Section, options: Sequence[str], limit: float, output: Path) -> Result:
@@ -160,6 +168,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=[section.name for section in SECTIONS], help="these sections")
     parser.add_argument("--size", choices=sorted(SIZES), default="full", help="tiny: to see that everything runs")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="threads of a section (default: all cores)")
     parser.add_argument("--data", type=Path, help="folder for temporary files, some 20 GB (default: the system's)")
     return parser.parse_args()
 

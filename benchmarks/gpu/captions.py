@@ -22,6 +22,7 @@ from benchmarks.encode.stored import TarEncoder
 from benchmarks.gpu.section import Context
 from pipeline.encoders import EncoderConfig, TextEncoder, load_encoder
 from pipeline.engine_settings import CPU_SETTINGS, GPU_SETTINGS, EngineSettings
+from pipeline.process_settings import apply_process_settings
 from pipeline.shard_encoder import ShardResult
 from pipeline.sources import list_inputs
 from schemas.dataset import Dataset, open_dataset
@@ -78,6 +79,7 @@ _NARROW = (
 
 def narrow(context: Context) -> None:
     """Narrow encoders, loaded from files as a worker loads them, in every dtype."""
+    apply_process_settings(context.cores)
     models = random_models(SIZES[context.sizes.narrow], torch.device(context.device), torch.float32)
     # Rounded once, so that every case and the reference have the same weights.
     models = models.copied(torch.bfloat16).copied(torch.float32)
@@ -90,6 +92,7 @@ def narrow(context: Context) -> None:
 
 def real(context: Context) -> None:
     """The real widths and depths in bfloat16, with windows as large as a GPU worker's."""
+    apply_process_settings(context.cores)
     models = random_models(SIZES[context.sizes.real], torch.device(context.device), torch.bfloat16)
     ours, reference = OurEncoders(models), Reference(models)
     captions = _captions(context.sizes.num_captions[1])

@@ -40,7 +40,7 @@ _QUERY = (
 def run(context: Context) -> None:
     """Records the machine; checks that everything that later sections import can be imported."""
     result, is_cuda = context.result, context.device == "cuda"
-    apply_process_settings(os.cpu_count() or 1)
+    apply_process_settings(context.cores)
     facts = result.facts
     facts["versions"] = {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
     facts["commit"] = _output(["git", "-C", str(_ROOT), "rev-parse", "HEAD"]) or "unknown"

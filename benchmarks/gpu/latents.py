@@ -20,6 +20,7 @@ from pipeline.engine_settings import CPU_SETTINGS, GPU_SETTINGS
 from pipeline.latents import LatentOptions, load_latents
 from pipeline.latents.groups import LatentGroups
 from pipeline.latents.options import ImageConfig, VaeConfig
+from pipeline.process_settings import apply_process_settings
 from pipeline.shard_encoder import ShardEncoder
 from pipeline.sources import list_inputs
 from schemas.dataset import open_dataset
@@ -37,6 +38,7 @@ _CREATED = Provenance(run_id="benchmark", time="2026-01-01T00:00:00+00:00", vers
 
 def run(context: Context) -> None:
     """Both compute dtypes, images of several sizes."""
+    apply_process_settings(context.cores)
     vae, source = _autoencoder(context)
     images = ImageConfig(context.sizes.image_side, "buckets", context.sizes.image_side // 4)
     for dtype, allowed in _ALLOWED.items():

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.encode.timing import TimeBudget
 from benchmarks.gpu.result import ERROR, FAILED, PASSED, Result
+from benchmarks.time_budget import TimeBudget
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Context:
     Attributes:
         sizes: How much to do.
         device: "cuda" or "cpu".
+        cores: Threads of this process.
         budget: Its time. What is optional is left out when little is left.
         folder: For temporary files.
         output: For files that are kept beside the document.
@@ -70,6 +71,7 @@ class Context:
 
     sizes: Sizes
     device: str
+    cores: int
     budget: TimeBudget
     folder: Path
     output: Path
@@ -84,6 +86,7 @@ def main() -> None:
     context = Context(
         SIZES[options.size],
         options.device,
+        options.cores,
         TimeBudget(options.seconds),
         options.data,
         options.output,
@@ -122,6 +125,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder of the document")
     parser.add_argument("--size", choices=sorted(SIZES), default="full")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--cores", type=int, default=os.cpu_count())
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--data", type=Path, required=True, help="folder for temporary files")
     return parser.parse_args()

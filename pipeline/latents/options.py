@@ -12,6 +12,7 @@ LatentChoice = Literal["none", "autoencoder_kl", "pixels"]
 LatentComputeDtypeOption = Literal["auto", "float32", "bfloat16"]
 Crop = Literal["center", "buckets"]
 
+
 @dataclass(frozen=True)
 class ImageConfig:
     """Which part of an image is used, and at which size."""
