@@ -29,7 +29,6 @@ from schemas.dataset import Dataset, open_dataset
 from schemas.identity import ENCODER_NAMES, ComputeDtype, Padding, StorageDtype
 from schemas.row import Row
 
-_REPETITIONS = 3
 _NUM_TARS = 3
 
 
@@ -150,7 +149,7 @@ def _compare(
     if not tars.exists():
         write_tars(tars, list(captions), _NUM_TARS)
     first: list[str] = []
-    for number in range(_REPETITIONS):
+    for number in range(context.sizes.repetitions):
         dataset = context.folder / f"{case.policy}-{case.compute}-{case.storage}-{number}"
         results = _encode(tars, dataset, encoders, settings, chunk_rows)
         found = open_dataset(str(dataset), "ledger")
@@ -167,6 +166,8 @@ def _compare(
             f"{case.name}: every caption is encoded", accounted, f"{encoded} of {len(captions)}, {rejects} rejects"
         )
         _check_values(context, case, found, reference, captions)
+        versions = found.record("txt", found.shards("txt")[0]).writer.versions
+        result.facts[case.name] = {name: value for name, value in versions.items() if name.startswith("operations.")}
 
 
 def _encode(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+from argparse import Namespace
 from typing import Any
 
 import torch
 
-from benchmarks.encode.__main__ import logging_of_others_off
+from benchmarks.encode.__main__ import logging_of_others_off, machine_facts
 from benchmarks.encode.figures import figures, rows_table
 from benchmarks.encode.run import Wanted
 from benchmarks.encode.run import run as run_encode
 from benchmarks.encode.sizes import SIZES
-from benchmarks.gpu.result import Goal
+from benchmarks.gpu.result import Goal, write_atomically
 from benchmarks.gpu.section import Context
 from pipeline.process_settings import apply_process_settings
 
@@ -22,7 +25,11 @@ _RESERVE = 0.12
 
 
 def run(context: Context) -> None:
-    """Measures fewer captions and batch sizes than the benchmark by itself, and as many repetitions as fit."""
+    """Measures fewer captions and batch sizes than the benchmark by itself, and as many repetitions as fit.
+
+    Leaves encode-SIZE.json behind, as the benchmark's `--output` writes it.
+    """
+    load = os.getloadavg()[0]
     apply_process_settings(context.cores)
     logging_of_others_off()
     size = SIZES[context.sizes.real]
@@ -53,6 +60,9 @@ def run(context: Context) -> None:
 
     facts = run_encode(wanted, size, update)
     _record(context, facts)
+    options = Namespace(size=wanted.size, cores=context.cores, repetitions=len(facts["rows"][0]["repetitions"]))
+    whole = machine_facts(options, wanted.device, load) | facts
+    write_atomically(context.output / f"encode-{wanted.size}.json", json.dumps(whole, indent=2) + "\n")
     measured = {(row["engine"], row["captions"], row["t5_tokens"]) for row in facts["rows"]}
     needed = {("compact", "short", 256), ("sd3", "short", 77), ("diffusers", "short", 77)}
     context.result.check("the engine and diffusers were measured", needed <= measured, f"{len(measured)} rows")

@@ -60,6 +60,8 @@ def run(context: Context) -> None:
     result.save()
     missing = [f"{name}: {error}" for name in _MODULES if (error := _import_error(name))]
     result.check("every package can be imported", not missing, "; ".join(missing) or f"{len(_MODULES)} modules")
+    # Its plans are per shape and per thread.
+    result.check("cuDNN's attention is off", not facts["cudnn_sdp_enabled"], f"enabled: {facts['cudnn_sdp_enabled']}")
     if is_cuda:
         properties = torch.cuda.get_device_properties(0)
         facts["gpu"] = {
@@ -68,7 +70,6 @@ def run(context: Context) -> None:
             "multiprocessors": properties.multi_processor_count,
             "memory_gb": round(properties.total_memory / 1e9, 1),
         }
-        result.check("cuDNN's attention is off", not facts["cudnn_sdp_enabled"], facts["cudnn_sdp_enabled"])
     result.note(*_lines(facts))
     _measure_ceilings(context)
 

@@ -29,7 +29,6 @@ from schemas.latent_manifest import LATENTS_GROUP, LatentManifest, create_latent
 from schemas.manifest import Layout, Provenance
 from schemas.storage import Store
 
-_REPETITIONS = 3
 _SHAPES = 3
 _ALLOWED: Mapping[Literal["float32", "bfloat16"], float] = {"float32": 5e-3, "bfloat16": 0.1}
 """Relative error (Euclidean norm) of an image's latents as they are stored, in bfloat16: rounding alone is 2e-3."""
@@ -75,7 +74,7 @@ def _compare(context: Context, vae: AutoencoderKL, options: LatentOptions, allow
         _write_tar(tars / "00000.tar", images)
     inputs = list_inputs(str(tars))
     first: list[str] = []
-    for number in range(_REPETITIONS):
+    for number in range(context.sizes.repetitions):
         folder = context.folder / f"latents-{dtype}-{number}"
         store, layout = Store(str(folder)), Layout(container="arrow", chunk_rows=8, part_bytes=64 * 1024**2)
         manifest = LatentManifest(layout=layout, latents=identity, created=_CREATED)

@@ -30,6 +30,7 @@ class Sizes:
         training: Size of `benchmarks.training_step`.
         num_captions: Encoded to compare values; in the first comparison, and at the real widths.
         num_checked: Of them, compared with the reference.
+        repetitions: Of encoding the same, which must give the same bytes.
         image_side: Pixels, of the autoencoder's images.
         num_images: Of them.
         steps: Training steps that are measured.
@@ -41,6 +42,7 @@ class Sizes:
     training: str
     num_captions: tuple[int, int]
     num_checked: int
+    repetitions: int
     image_side: int
     num_images: int
     steps: int
@@ -48,9 +50,9 @@ class Sizes:
 
 
 SIZES = {
-    "full": Sizes("small", "full", "full", (512, 1536), 48, 256, 96, 10, 64),
+    "full": Sizes("small", "full", "full", (512, 1536), 48, 3, 256, 96, 10, 64),
     # Only to see that all of it runs, on a CPU.
-    "tiny": Sizes("tiny", "tiny", "tiny", (48, 32), 12, 32, 10, 2, 4),
+    "tiny": Sizes("tiny", "tiny", "tiny", (48, 32), 12, 2, 32, 10, 2, 4),
 }
 
 
