@@ -47,12 +47,12 @@ class Section:
 
 SECTIONS = (
     Section("environment", "benchmarks.gpu.environment:run", 20),
-    Section("captions-narrow", "benchmarks.gpu.captions:narrow", 75),
+    Section("captions-narrow", "benchmarks.gpu.captions:narrow", 90),
     Section("captions", "benchmarks.gpu.captions:real", 60),
     Section("latents", "benchmarks.gpu.latents:run", 25),
     Section("upload", "benchmarks.gpu.upload:run", 25),
     Section("kernels", "benchmarks.gpu.kernels:run", 45),
-    Section("encoding", "benchmarks.gpu.encoding:run", 150),
+    Section("encoding", "benchmarks.gpu.encoding:run", 140),
     Section("training-step", "benchmarks.gpu.commands:training_step", 90),
     Section("profile", "benchmarks.gpu.profile:run", 40),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -36,7 +37,8 @@ def training_step(context: Context) -> None:
         command += ["--batch-size", str(sizes.batch_size), "--steps", str(sizes.steps)]
         command += ["--samples", str(8 * sizes.batch_size), "--data", str(context.folder), "--output", str(output)]
         command += ["--no-compile"] if context.is_tiny else ["--resolutions", "256"]
-        subprocess.run([sys.executable, "-m", *command], check=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": str(context.cores)}
+        subprocess.run([sys.executable, "-m", *command], env=environment, check=True)
         row = json.loads(output.read_text())["rows"][0]
         rows[source] = row
         lines.append(

@@ -50,7 +50,7 @@ class Sizes:
 
 
 SIZES = {
-    "full": Sizes("small", "full", "full", (512, 1536), 48, 3, 256, 96, 10, 64),
+    "full": Sizes("small", "full", "full", (256, 1536), 40, 3, 256, 96, 10, 64),
     # Only to see that all of it runs, on a CPU.
     "tiny": Sizes("tiny", "tiny", "tiny", (48, 32), 12, 2, 32, 10, 2, 4),
 }
