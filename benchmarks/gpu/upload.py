@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from itertools import islice
 
@@ -17,6 +18,7 @@ from trainer.stream.config import StreamConfig
 from trainer.stream.loader import StreamLoader
 
 _NUM_BATCHES = 12
+_THREAD_SECONDS = 5.0
 _BUSY = 4096
 """Side of the products that keep the GPU busy while batches arrive."""
 
@@ -41,6 +43,7 @@ def run(context: Context) -> None:
             yield from islice(iter(loader), _NUM_BATCHES)
         finally:
             loader.close()
+            _wait_for_threads()
 
     found = []
     side = _BUSY if device.type == "cuda" else 8
@@ -70,6 +73,13 @@ def run(context: Context) -> None:
     context.result.note(
         f"- {_NUM_BATCHES} batches of conditioning {shape}, with dropout, and latents: equal to the host's."
     )
+
+
+def _wait_for_threads() -> None:
+    """Until the loader's threads are gone: Python's end aborts the process while a daemon thread is in torch's code."""
+    for thread in threading.enumerate():
+        if thread.daemon:
+            thread.join(_THREAD_SECONDS)
 
 
 def _tensors(batch: Batch) -> list[torch.Tensor]:
