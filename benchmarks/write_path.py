@@ -30,8 +30,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-import tyro
-
 from pipeline.provenance import library_versions
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
@@ -213,4 +211,7 @@ def table(about: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    # Here, so that other programs can run this one without it.
+    import tyro
+
     main(tyro.cli(Config))

@@ -54,6 +54,7 @@ SECTIONS = (
     Section("kernels", "benchmarks.gpu.kernels:run", 45),
     Section("encoding", "benchmarks.gpu.encoding:run", 140),
     Section("training-step", "benchmarks.gpu.commands:training_step", 90),
+    Section("write-path", "benchmarks.gpu.commands:write_path", 30),
     Section("profile", "benchmarks.gpu.profile:run", 40),
 )
 

@@ -8,9 +8,13 @@ import subprocess
 import sys
 from typing import Any
 
+from benchmarks import write_path as write_path_benchmark
 from benchmarks.gpu.result import Goal
 from benchmarks.gpu.section import Context
 
+_SHARE_ALLOWED = 0.85
+_GPU_RATE = 950.0
+"""`sd3` captions a second of an H200 that does nothing but products."""
 _SOURCES = {"stored": "stored conditioning", "encoders": "encoders in the step"}
 
 
@@ -54,3 +58,29 @@ def training_step(context: Context) -> None:
             result.goals.append(Goal("training step, encoders in it over stored conditioning", ratio, f"{ratio:.2f} ×"))
         result.save()
     result.check("training steps were measured", "stored" in rows, ", ".join(rows))
+
+
+def write_path(context: Context) -> None:
+    """All that follows the encoders, on two cores and on all: a GPU makes some 950 `sd3` captions a second."""
+    result, output = context.result, context.output / "write-path-figures.json"
+    config = write_path_benchmark.Config(
+        presets=("sd3",),
+        captions=64 if context.is_tiny else 1024,
+        cores=tuple(sorted({min(2, context.cores), context.cores})),
+        repetitions=1 if context.is_tiny else 3,
+        folder=context.folder,
+        output=output,
+    )
+    write_path_benchmark.main(config)
+    result.facts = json.loads(output.read_text())
+    output.unlink()
+    rows = result.facts["presets"]["sd3"]["rows"]
+    for row, target in zip(rows, (_SHARE_ALLOWED, None), strict=False):
+        share, cores = row["share_of_allowed"], row["cores"]
+        name = f"write path on {cores} cores, over what its bare parts allow"
+        result.goals.append(Goal(name, share, f"{share:.2f}", target))
+    rate = rows[-1]["captions_per_second"]
+    name = f"write path on {rows[-1]['cores']} cores, `sd3` captions/s"
+    result.goals.append(Goal(name, rate, f"{rate:,.0f}", _GPU_RATE))
+    result.note(write_path_benchmark.table(result.facts))
+    result.check("the write path was measured", rate > 0, f"{rate:,.0f} captions/s")

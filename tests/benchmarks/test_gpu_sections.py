@@ -48,7 +48,7 @@ for section in SECTIONS:
 """
 
 
-_FIGURES = ("encoding", "profile")
+_FIGURES = ("encoding", "write-path", "profile")
 _STEP = "training-step"
 _VALUES = tuple(section.name for section in SECTIONS if section.name not in (*_FIGURES, _STEP))
 
