@@ -67,7 +67,7 @@ def _autoencoder(context: Context) -> tuple[AutoencoderKL, Path]:
 
 def _compare(context: Context, vae: AutoencoderKL, options: LatentOptions, allowed: float) -> None:
     result, dtype = context.result, options.vae.compute_dtype
-    identity, encoder = load_latents(options, context.device)
+    identity, encoder = load_latents(options, dtype, context.device)
     images = _images(identity, context.sizes.num_images)
     tars = context.folder / "tars"
     if not tars.exists():
