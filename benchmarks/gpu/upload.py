@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import torch
@@ -30,6 +30,7 @@ def run(context: Context) -> None:
     write_dataset(folder, size, size.resolutions[0], 4 * batch_size)
 
     def batches(where: torch.device, merge: str) -> Iterator[Batch]:
+        before = set(threading.enumerate())
         loader = StreamLoader(
             [open_dataset(str(folder))],
             StreamConfig(memory_bytes=size.stream_bytes, merge=merge),  # type: ignore[arg-type]
@@ -43,7 +44,7 @@ def run(context: Context) -> None:
             yield from islice(iter(loader), _NUM_BATCHES)
         finally:
             loader.close()
-            _wait_for_threads()
+            _wait_for(set(threading.enumerate()) - before)
 
     found = []
     side = _BUSY if device.type == "cuda" else 8
@@ -75,11 +76,10 @@ def run(context: Context) -> None:
     )
 
 
-def _wait_for_threads() -> None:
+def _wait_for(threads: Iterable[threading.Thread]) -> None:
     """Until the loader's threads are gone: Python's end aborts the process while a daemon thread is in torch's code."""
-    for thread in threading.enumerate():
-        if thread.daemon:
-            thread.join(_THREAD_SECONDS)
+    for thread in threads:
+        thread.join(_THREAD_SECONDS)
 
 
 def _tensors(batch: Batch) -> list[torch.Tensor]:
