@@ -103,7 +103,9 @@ class _Child:
     def __init__(self, root: Path) -> None:
         # -P: the child's own folder must not be searched for modules.
         command = [sys.executable, "-P", str(_REPOSITORY / "benchmarks" / "write_path_child.py")]
-        environment = os.environ | {"PYTHONPATH": str(root)}
+        # Packages may be installed in folders that only the path names; the commit's own come first.
+        path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+        environment = os.environ | {"PYTHONPATH": path}
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=root
         )
