@@ -22,7 +22,6 @@ import os
 import platform
 import subprocess
 import sys
-import tarfile
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -85,15 +84,13 @@ def extract(repository: Path, commit: str, target: Path) -> str | None:
     Returns:
         None; or why it could not be done, such as a copy of the sources without their history.
     """
-    archive = target.with_suffix(".tar")
-    command = ["git", "-C", str(repository), "archive", "-o", str(archive), commit, "schemas", "pipeline", "benchmarks"]
+    clone = ["git", "clone", "--quiet", "--shared", "--no-checkout", str(repository), str(target)]
+    checkout = ["git", "-C", str(target), "checkout", "--quiet", commit, "--", "schemas", "pipeline", "benchmarks"]
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True)
+        for command in (clone, checkout):
+            subprocess.run(command, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         return str(getattr(error, "stderr", None) or error).strip().splitlines()[0]
-    with tarfile.open(archive) as tar:
-        tar.extractall(target, filter="data")
-    archive.unlink()
     return None
 
 
