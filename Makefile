@@ -32,7 +32,7 @@ demo: $(INSTALLED) ## Sample pictures and captions to a dataset, to a small trai
 	  --like $(DEMO)/dataset
 	@echo "==> 6/7 train a small MMDiT on both captions, for three minutes at most"
 	@$(BIN)/python -m trainer train demo --data $(DEMO)/dataset --output $(DEMO)/run --prompts $(DEMO)/prompts \
-	  --stream.captions txt json.long_caption --max-seconds 165
+	  --stream.captions txt json.long_caption --max-seconds 180
 	@echo "==> 7/7 draw the prompts, with all encoders and with some of them"
 	@$(BIN)/python -m trainer sample --checkpoint $(DEMO)/run --prompts $(DEMO)/prompts --output $(DEMO)/grid.png \
 	  --encoders all clip_l,clip_g t5 none --sampling.guidance 3

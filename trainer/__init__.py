@@ -11,7 +11,9 @@ import os
 # their pages back to the system 10 ms after each, to have them cleared and mapped anew for the next: a tenth of the
 # loader's work. It reads this when pyarrow is first imported.
 os.environ.setdefault("MIMALLOC_PURGE_DELAY", "-1")
-# Threads of an OpenMP pool that wait for each other sleep instead of spinning: where another process has taken one of
-# the cores, they would spin for a thread that is not scheduled, on the very core it needs. The OpenMP runtime reads
-# this when torch is first imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads of an OpenMP pool that wait for each other spin for some microseconds only, and then sleep. GNU's runtime
+# spins 200 times longer by default: where another process has taken one of the cores, for a thread that is not
+# scheduled, on the very core it needs. Without spinning, a small model's many short loops cost a third more time
+# (docs/training.md). The runtime reads this when torch is first imported.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1500")

@@ -40,7 +40,7 @@ def look_around() -> dict[str, Any]:
     torch_first = "torch" in sys.modules
     import pipeline
 
-    found = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "OMP_WAIT_POLICY")}
+    found = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "GOMP_SPINCOUNT")}
     return {"pipeline": pipeline.__file__, "torch_first": torch_first, **found}
 
 

@@ -41,7 +41,7 @@ def test_workers_import_from_where_the_driver_did(found: dict[str, Any], reposit
     assert Path(found["worker"]["pipeline"]).parent.parent == repository
     assert found["worker"]["RAY_AUTH_MODE"] == "token"
     assert found["worker"]["torch_first"] is False
-    assert found["worker"]["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert found["worker"]["GOMP_SPINCOUNT"] == "1500"
 
 
 def test_a_local_cluster_has_a_token_of_its_own(found: dict[str, Any]) -> None:
