@@ -68,4 +68,4 @@ def test_the_commit_before_is_measured_where_history_is(facts: dict[str, Any], r
 def test_sources_without_history_say_so(tmp_path: Path) -> None:
     missing = extract(tmp_path, "0183df2", tmp_path / "baseline")
     assert missing is not None
-    assert "not a git repository" in missing
+    assert missing.startswith("fatal: repository ")

@@ -86,7 +86,7 @@ def test_changes_between_runs_are_named() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [("--seed", "7"), ("--model.depth", "3"), ("--stream.num-streams", "3"), ("--stream.captions", "x"),
+    [("--seed", "7"), ("--model.depth", "5"), ("--stream.num-streams", "3"), ("--stream.captions", "x"),
      ("--conditioning.left-out", "empty"), ("--stream.holdout-rows", "1")],
 )  # fmt: skip
 def test_changes_of_order_or_model_are_refused(options: tuple[str, str]) -> None:

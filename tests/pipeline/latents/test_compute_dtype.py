@@ -34,11 +34,13 @@ def test_a_new_dataset_gets_what_text_encoders_get(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_bfloat16)
+    monkeypatch.setattr("pipeline.compute_dtype.has_bfloat16_instructions", lambda: has_bfloat16)
     store = Store(str(tmp_path))
     found = resolve_latent_compute_dtype("auto", store, device=device, has_cluster=has_cluster)
     if device == "cuda" or (device == "auto" and (has_cluster or has_gpu)):
         assert found == "bfloat16"
     elif not has_bfloat16:
         assert found == "float32"
-    assert found == resolve_compute_dtype("auto", store, device=device, has_cluster=has_cluster)
+    else:
+        assert found == "bfloat16"
+    assert found == resolve_compute_dtype("auto", store, device=device, has_cluster=has_cluster).dtype
