@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -66,19 +64,15 @@ def _pack(
 
 
 class _Memory:
-    """One mapping for all of a chunk's planes of one significance, returned to the system when the last of them goes.
+    """One allocation for all of a chunk's planes of one significance.
 
-    Not from malloc: each thread's heap would keep dozens of MB of what it frees. In huge pages, because the faults of
-    small ones take longer than the copies. Planes of different significance are kept apart because their memory is
-    needed for different times: the least significant ones do not compress and stay until the part is stored, the others
-    go once they are compressed.
+    numpy asks for huge pages for arrays of 4 MiB and more; the page faults of many smaller arrays take longer than the
+    copies. Planes of different significance are kept apart because their memory is needed for different times: the
+    least significant ones do not compress and stay until the part is stored, the others go once they are compressed.
     """
 
     def __init__(self, num_bytes: int) -> None:
-        memory = mmap.mmap(-1, max(1, num_bytes))
-        with suppress(AttributeError, OSError):  # a system without huge pages
-            memory.madvise(mmap.MADV_HUGEPAGE)
-        self._free: npt.NDArray[np.uint8] = np.frombuffer(memory, np.uint8, num_bytes)
+        self._free = np.empty(num_bytes, np.uint8)
 
     def concatenate(self, planes: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
         size = sum(plane.size for plane in planes)
