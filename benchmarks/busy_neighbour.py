@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import os
 import platform
@@ -289,6 +290,8 @@ def _serve(work: str, data: Path) -> None:
 
         write_dataset(data, SIZES["small"], _RESOLUTION, 256)
         return
+    # Before anything that imports torch: the packages set what its OpenMP runtime reads when it is loaded.
+    importlib.import_module({"encode": "pipeline", "train": "trainer"}[work])
     with WORKS[work](data) as run:
         for line in sys.stdin:
             print(run(float(line)), flush=True)
