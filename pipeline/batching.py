@@ -1,4 +1,4 @@
-"""Which captions go through an encoder together: as many as a budget of tokens holds.
+"""Groups captions into batches of as many as a budget of tokens holds.
 
 Captions that are encoded without padding are sorted by length, so that equally long ones are neighbours, which
 torch's attention takes in one call (`encoders/packed.py`). A batch is then filled up to one of few numbers of tokens
