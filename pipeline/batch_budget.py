@@ -1,4 +1,4 @@
-"""How many tokens a batch may have: what the device's memory holds, measured with the encoders at hand."""
+"""Measures the largest number of tokens that a batch may have in the device's memory."""
 
 from __future__ import annotations
 

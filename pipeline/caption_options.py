@@ -1,4 +1,4 @@
-"""How captions are encoded and stored: what every command that encodes captions can be told."""
+"""Options shared by all commands that encode captions."""
 
 from __future__ import annotations
 

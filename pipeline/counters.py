@@ -1,4 +1,4 @@
-"""What encoding has done so far, in numbers that add up over shards and workers."""
+"""Counters of encoding that add up over windows, shards and workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a worker uses its machine."""
+"""Memory budgets and concurrency of a worker, for GPUs and for CPUs."""
 
 from __future__ import annotations
 

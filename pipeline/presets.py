@@ -20,7 +20,7 @@ from schemas.latent_manifest import LATENTS_GROUP
 _OPTIONAL_VALUE: PrimitiveConstructorSpec[LatentChoice] = PrimitiveConstructorSpec(
     nargs=(0, 1),
     metavar="[{none,autoencoder_kl,pixels}]",
-    instance_from_str=lambda words: words[0] if words else "autoencoder_kl",  # type: ignore[arg-type, return-value]
+    instance_from_str=lambda words: words[0] if words else "autoencoder_kl",  # type: ignore[arg-type, return-value]  # tyro checks `choices`
     is_instance=lambda value: value in get_args(LatentChoice),
     str_from_instance=lambda value: [value],
     choices=get_args(LatentChoice),

@@ -149,7 +149,7 @@ def _group(command: Sequence[str], log: object) -> Iterator[subprocess.Popen[byt
         env=environment,
         stdout=log,
         stderr=subprocess.STDOUT,
-        start_new_session=True,  # type: ignore[call-overload]
+        start_new_session=True,
     )
     try:
         yield process

@@ -33,7 +33,7 @@ def run(context: Context) -> None:
         before = set(threading.enumerate())
         loader = StreamLoader(
             [open_dataset(str(folder))],
-            StreamConfig(memory_bytes=size.stream_bytes, merge=merge),  # type: ignore[arg-type]
+            StreamConfig(memory_bytes=size.stream_bytes, merge=merge),
             ConditioningConfig(),
             seed=0,
             batch_size=batch_size,

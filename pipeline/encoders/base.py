@@ -1,4 +1,4 @@
-"""What every text encoder of the pipeline offers."""
+"""Interface of the text encoders: a tower with its tokenizer and identity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user says about one encoder."""
+"""Options of one text encoder."""
 
 from __future__ import annotations
 

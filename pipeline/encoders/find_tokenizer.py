@@ -1,4 +1,4 @@
-"""Which tokenizer belongs to an encoder, and loading it."""
+"""Finds and loads the tokenizer that belongs to a checkpoint."""
 
 from __future__ import annotations
 

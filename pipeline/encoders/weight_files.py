@@ -1,4 +1,4 @@
-"""Which files of a folder hold the weights: one file, or shards with or without an index."""
+"""Chooses the weight files of a folder: one file, or shards with or without an index."""
 
 from __future__ import annotations
 
