@@ -291,6 +291,7 @@ def _serve(work: str, data: Path) -> None:
         write_dataset(data, SIZES["small"], _RESOLUTION, 256)
         return
     # Before anything that imports torch: the packages set what its OpenMP runtime reads when it is loaded.
+    assert "torch" not in sys.modules, "torch was imported first: every setting would be the runtime's default"
     importlib.import_module({"encode": "pipeline", "train": "trainer"}[work])
     with WORKS[work](data) as run:
         for line in sys.stdin:
